@@ -1,0 +1,204 @@
+"""What a team declares about a model: the whole of it, frozen, in YAML; thresholds included.
+
+Belongs here: the shape of a declaration and the rules that make one valid by itself. What a
+declaration means (training, gates, drift) belongs to the module that does it.
+"""
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ml_platform.core.durations import Duration, parse_duration
+
+
+class Spec(BaseModel):
+    """Base of every declaration: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(StrEnum):
+    """What a model predicts: a probability, or a number."""
+
+    BINARY = "binary"
+    REGRESSION = "regression"
+
+
+class Transform(Spec):
+    """A pure function from frames to a frame: Python (``package.module:function``) or an SQL file.
+
+    A Python transform is called with one polars frame per input, in the order of ``inputs``, and
+    ``params`` as keyword arguments. An SQL file (a path relative to the declaring YAML file) sees each
+    input as a table of its own name and is run by DuckDB.
+    """
+
+    python: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    sql: str | None = Field(default=None, pattern=r"\.sql$")
+    inputs: tuple[str, ...] = Field(min_length=1, description="Raw tables read, by name.")
+    look_back: Duration = Field(
+        default=parse_duration("0m"), description="How far before a partition its inputs reach (event time)."
+    )
+    params: dict[str, int | float | str | bool | list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_language(self) -> Self:
+        if (self.python is None) == (self.sql is None):
+            raise ValueError("a transform is either `python: module:function` or `sql: file.sql`, exactly one of them")
+        return self
+
+
+class Windows(Spec):
+    """Event-time windows: how much history trains, how much is held out, how tuning is folded."""
+
+    training: Duration = Field(description="History before the holdout that may train the model.")
+    holdout: Duration = Field(description="Newest stretch that neither tuning nor fitting sees.")
+    folds: int = Field(default=3, ge=1, le=20)
+    fold_length: Duration = Field(default=parse_duration("7d"), description="Validation stretch of one fold.")
+    minimum_rows: int = Field(default=1000, ge=1, description="Fewer training rows than this is an error.")
+
+
+class SearchRange(Spec):
+    """Bounds of one tuned LightGBM parameter."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        return self
+
+
+class Tuning(Spec):
+    """The trial budget and what is searched. Everything not searched is in ``fixed``."""
+
+    trials: int = Field(ge=1, le=10_000)
+    max_rounds: int = Field(default=400, ge=1)
+    early_stopping_rounds: int = Field(default=30, ge=1)
+    startup_trials: int = Field(default=5, ge=0)
+    threads: int = Field(default=2, ge=1, description="Fixed, so that the same data gives the same bytes.")
+    search: dict[str, SearchRange] = Field(min_length=1)
+    fixed: dict[str, int | float | str | bool] = Field(default_factory=dict)
+
+
+class Costs(Spec):
+    """What a wrong decision costs, in one unit of the team's choice; the threshold minimises the sum."""
+
+    false_positive: float = Field(gt=0)
+    false_negative: float = Field(gt=0)
+
+
+class Baseline(Spec):
+    """The naive rival: the training mean of the label by these columns, then overall for unseen groups."""
+
+    by: tuple[str, ...] = Field(min_length=1)
+
+
+class BehaviouralCase(Spec):
+    """A declared expectation: change these features on held-out rows, and the mean score must react so."""
+
+    name: str
+    shift: dict[str, float] = Field(default_factory=dict, description="Added to the feature.")
+    assign: dict[str, float | str | None] = Field(default_factory=dict, description="Replaces the feature.")
+    expect: Literal["not_lower", "not_higher", "unchanged"]
+    tolerance: float = Field(default=0.0, ge=0, description="Allowed movement of the mean score the wrong way.")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.shift and not self.assign:
+            raise ValueError(f"case {self.name!r} changes no feature: give `shift` or `assign`")
+        return self
+
+
+class PromotionGate(Spec):
+    """When a candidate may become champion. Every gate must hold."""
+
+    metric: str = Field(description="Decides against baseline and champion, on the same rows.")
+    floor: dict[str, float] = Field(
+        min_length=1, description="Worst acceptable value by metric (a maximum for metrics where lower is better)."
+    )
+    baseline_margin: float = Field(default=0.0, ge=0, description="Improvement over the baseline, at least.")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    stale_after: Duration = Field(
+        default=parse_duration("60d"), description="Age (event time) at which a champion counts as stale."
+    )
+    stale_margin: float = Field(
+        default=0.0, ge=0, description="How much worse a challenger of a stale champion may be, lower interval end."
+    )
+    slice_minimum_rows: int = Field(default=200, ge=1)
+    slice_max_drop: float = Field(default=0.15, ge=0, description="Allowed loss of `metric` in a slice against overall.")
+    protected_max_gap: float = Field(default=0.2, ge=0)
+    max_calibration_error: float | None = Field(default=None, ge=0)
+    cases: tuple[BehaviouralCase, ...] = ()
+    latency_budget_ms: float = Field(default=50.0, gt=0, description="Median of one-row answers in a clean process.")
+
+
+class DriftPolicy(Spec):
+    """What counts as drift. Decided on full data by binned PSI."""
+
+    window: Duration = Field(default=parse_duration("7d"), description="Trailing stretch compared with training.")
+    bins: int = Field(default=10, ge=2)
+    column_threshold: float = Field(default=0.2, gt=0, description="PSI at which a column has drifted.")
+    share_threshold: float = Field(default=0.3, gt=0, le=1, description="Share of drifted columns that is an alarm.")
+    prediction_threshold: float = Field(default=0.2, gt=0, description="PSI of the scores that is an alarm.")
+    sample_rows: int = Field(default=50_000, ge=100, description="Rows of each side in the HTML report.")
+    minimum_rows: int = Field(default=200, ge=1)
+    persists: int = Field(default=3, ge=1, description="Consecutive alarming days before drift counts as persistent.")
+
+
+class RetrainPolicy(Spec):
+    """When a model is retrained once new training data exist."""
+
+    cooldown: Duration = Field(default=parse_duration("7d"))
+    stale_after: Duration = Field(default=parse_duration("30d"))
+    performance_window: Duration = Field(default=parse_duration("7d"))
+    performance_drop: float = Field(default=0.05, ge=0, description="Loss of the gate's metric that calls for retraining.")
+
+
+class ModelSpec(Spec):
+    """One model, declared.
+
+    ``entities`` yields one row per thing to predict: the ``keys``, the entity keys and request-time
+    inputs of the feature service, and ``prediction_time`` (UTC). ``labels`` yields the ``keys``,
+    ``label`` and ``label_time`` (UTC), the moment the label became known.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    task: Task
+    description: str
+    intended_use: str
+    limits: tuple[str, ...] = ()
+    owners: tuple[str, ...] = Field(min_length=1)
+    group: str
+    tags: dict[str, str] = Field(default_factory=dict)
+    service: str = Field(description="The Feast FeatureService; it alone lists the features.")
+    keys: tuple[str, ...] = Field(min_length=1)
+    entities: Transform
+    labels: Transform
+    label_unit: str = Field(description="What the label is, with its unit, for people.")
+    entity_look_back: Duration = Field(description="How long before its label an entity row may have become known.")
+    denied: tuple[str, ...] = Field(min_length=1, description="Columns that are outcomes: never a feature.")
+    baseline: Baseline
+    slices: tuple[str, ...] = Field(
+        default=(), description="Columns, or `prediction_time.month`, whose groups are reported apart."
+    )
+    protected: tuple[str, ...] = ()
+    seed: int = 0
+    windows: Windows
+    tuning: Tuning
+    costs: Costs | None = None
+    gate: PromotionGate
+    drift: DriftPolicy = DriftPolicy()
+    retrain: RetrainPolicy = RetrainPolicy()
+
+    @model_validator(mode="after")
+    def _task_needs(self) -> Self:
+        if self.task is Task.BINARY and self.costs is None:
+            raise ValueError(f"model {self.name!r} is binary and needs `costs` (false_positive, false_negative)")
+        if self.task is Task.REGRESSION and self.costs is not None:
+            raise ValueError(f"model {self.name!r} is a regression: `costs` have no meaning")
+        return self
