@@ -1,0 +1,395 @@
+"""The lake: Delta tables written whole partitions at a time, read by polars and by SQL.
+
+Belongs here: how frames become durable, versioned and queryable. What is in them does not.
+
+A partition is one UTC day (the ``day`` column). Writing a partition replaces it atomically, and only if
+its content changed. Beside the data, ``catalog/partitions`` (a Delta table too) records what each write
+read and wrote: the content hash, the hash of its inputs, and the input tables' Delta versions. A record
+counts only while it names exactly the files the partition has now; after a crash between the two
+commits the partition therefore has no record and is computed anew.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Self
+
+import duckdb
+import polars as pl
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from ml_platform.core.content import content_hash, digest, sort_rows
+from ml_platform.settings import Settings
+
+CATALOG = "catalog/partitions"
+WHOLE = "all"
+"""Partition name of a table that has no partitions."""
+
+_CATALOG_SCHEMA = {
+    "table_name": pl.String,
+    "partition": pl.String,
+    "delta_version": pl.Int64,
+    "rows": pl.Int64,
+    "content_hash": pl.String,
+    "inputs_hash": pl.String,
+    "inputs": pl.String,
+    "facts": pl.String,
+    "files_hash": pl.String,
+    "recorded_at": pl.Datetime("us", "UTC"),
+}
+_TABLE_CONFIGURATION = {
+    # Models pin the versions they read: history stays until a retention job decides otherwise.
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+}
+_COMMIT_ATTEMPTS = 8
+
+
+class UnknownTableError(LookupError):
+    """A table that the lake does not hold was asked for."""
+
+
+class RefusedQueryError(ValueError):
+    """A statement that is not a read was given to :meth:`Lake.query`."""
+
+
+@dataclass(frozen=True)
+class PartitionState:
+    """What is known of one partition as it stands now.
+
+    ``facts`` are small numbers that the writer wants to keep with it (rows quarantined, say).
+    ``changed`` tells, on the answer to a write, whether the content became another.
+    """
+
+    table: str
+    partition: str
+    rows: int
+    content_hash: str
+    inputs_hash: str
+    delta_version: int
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    changed: bool = False
+
+
+class Lake:
+    """Delta tables under one root (a folder or an object-storage URL)."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self._uri = uri.rstrip("/")
+        self._options = dict(storage_options or {})
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The lake of these settings."""
+        return cls(settings.lake_uri, settings.storage_options)
+
+    # Reading ---------------------------------------------------------------------------------------
+
+    def uri(self, table: str) -> str:
+        """Where the table's files are."""
+        return f"{self._uri}/{table}"
+
+    def exists(self, table: str) -> bool:
+        """Whether the table has ever been written."""
+        return DeltaTable.is_deltatable(self.uri(table), self._options)
+
+    def version(self, table: str) -> int:
+        """The newest Delta version.
+
+        Raises:
+            UnknownTableError: there is no such table.
+        """
+        return self._open(table).version()
+
+    def tables(self) -> list[str]:
+        """Every table that was written, by name, without the catalog."""
+        return sorted(self._records()["table_name"].unique())
+
+    def scan(
+        self, table: str, *, start: date | None = None, end: date | None = None, version: int | None = None
+    ) -> pl.LazyFrame:
+        """The rows of the days in ``[start, end)``, lazily, at ``version`` or the newest.
+
+        Raises:
+            UnknownTableError: there is no such table.
+        """
+        frame = pl.scan_delta(self._open(table, version))
+        if start is not None:
+            frame = frame.filter(pl.col("day") >= start)
+        if end is not None:
+            frame = frame.filter(pl.col("day") < end)
+        return frame
+
+    def read(
+        self,
+        table: str,
+        *,
+        start: date | None = None,
+        end: date | None = None,
+        columns: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> pl.DataFrame:
+        """As :meth:`scan`, collected and without the ``day`` column."""
+        frame = self.scan(table, start=start, end=end, version=version)
+        if columns is not None:
+            return frame.select(columns).collect()
+        return frame.collect().drop("day", strict=False)
+
+    def partitions(self, table: str) -> dict[str, PartitionState]:
+        """The state of every partition that has a valid record, by partition name; empty if no table."""
+        try:
+            delta = self._open(table)
+        except UnknownTableError:
+            return {}
+        files = _files_by_partition(delta)
+        newest = (
+            self._records(table).sort("delta_version", "recorded_at").unique("partition", keep="last").sort("partition")
+        )
+        return {
+            row["partition"]: PartitionState(
+                table=table,
+                partition=row["partition"],
+                rows=row["rows"],
+                content_hash=row["content_hash"],
+                inputs_hash=row["inputs_hash"],
+                delta_version=row["delta_version"],
+                inputs=json.loads(row["inputs"]),
+                facts=json.loads(row["facts"]),
+            )
+            for row in newest.iter_rows(named=True)
+            if row["files_hash"] == _files_hash(files.get(row["partition"], ()))
+        }
+
+    def query(self, sql: str) -> pl.DataFrame:
+        """One SQL read over the tables, each named ``schema.table`` as its path has it.
+
+        The engine is an in-memory DuckDB that can reach neither files nor the network.
+
+        Raises:
+            RefusedQueryError: not exactly one statement, or one that is no read.
+            UnknownTableError: a table is not in the lake; the message names those that are.
+            duckdb.Error: DuckDB refused the statement.
+        """
+        statements = duckdb.extract_statements(sql)
+        if len(statements) != 1:
+            raise RefusedQueryError(f"give exactly one statement, not {len(statements)}")
+        kind = statements[0].type
+        if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+            raise RefusedQueryError(f"{kind.name} is not a read: only SELECT, DESCRIBE, SUMMARIZE and EXPLAIN are allowed")
+        sandbox = {"enable_external_access": "false"}
+        with duckdb.connect(":memory:", config=sandbox) as connection:
+            known = [*self.tables(), CATALOG]
+            for table in known:
+                # Only tables the text may mean are opened: each costs a read of its log.
+                if table.rsplit("/", maxsplit=1)[-1].lower() in sql.lower() or "information_schema" in sql.lower():
+                    self._create_view(connection, table)
+            try:
+                return connection.sql(sql).pl()
+            except duckdb.CatalogException as error:
+                names = ", ".join(sql_name(table) for table in known)
+                raise UnknownTableError(f"{str(error).splitlines()[0]}\nThe tables are: {names}") from None
+
+    # Writing ---------------------------------------------------------------------------------------
+
+    def write_partitions(
+        self,
+        table: str,
+        frames: Mapping[str, pl.DataFrame],
+        *,
+        sort_by: Sequence[str],
+        inputs_hash: Mapping[str, str],
+        inputs: Mapping[str, int],
+        facts: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> dict[str, PartitionState]:
+        """Replace these days; a day whose content is what it was keeps its files.
+
+        Args:
+            table: name, as ``raw/arrivals``.
+            frames: rows by day (``2013-01-01``), without a ``day`` column.
+            sort_by: the columns whose values identify a row.
+            inputs_hash: by day, the identity of what it was computed from.
+            inputs: Delta version by table read.
+            facts: by day, numbers to keep with it.
+
+        Returns:
+            The new state of each day.
+        """
+        ordered = {day: sort_rows(frame, sort_by) for day, frame in frames.items()}
+        hashes = {day: content_hash(frame, sort_by) for day, frame in ordered.items()}
+        before = self.partitions(table)
+        changed = [day for day in ordered if day not in before or before[day].content_hash != hashes[day]]
+        if changed:
+            days = pl.concat(
+                [ordered[day].with_columns(pl.lit(date.fromisoformat(day)).alias("day")) for day in sorted(changed)],
+                how="diagonal_relaxed",
+            )
+            listed = ", ".join(f"'{date.fromisoformat(day)}'" for day in sorted(changed))
+            self._commit(table, days, partitioned=True, predicate=f"day IN ({listed})")
+        return self._record(table, ordered, hashes, before, inputs_hash, inputs, facts or {})
+
+    def write(
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        *,
+        sort_by: Sequence[str],
+        inputs_hash: str = "",
+        inputs: Mapping[str, int] | None = None,
+        facts: Mapping[str, float] | None = None,
+    ) -> PartitionState:
+        """Replace a table that has no partitions, if its content changed."""
+        ordered = sort_rows(frame, sort_by)
+        hashes = {WHOLE: content_hash(ordered, sort_by)}
+        before = self.partitions(table)
+        if WHOLE not in before or before[WHOLE].content_hash != hashes[WHOLE]:
+            self._commit(table, ordered, partitioned=False, predicate=None)
+        states = self._record(
+            table, {WHOLE: ordered}, hashes, before, {WHOLE: inputs_hash}, inputs or {}, {WHOLE: facts or {}}
+        )
+        return states[WHOLE]
+
+    def append(self, table: str, frame: pl.DataFrame) -> int:
+        """Add rows to a table that only grows; the version that holds them."""
+        write = self._writer(table, frame, mode="append", partition_by=None, predicate=None)
+        return _with_retries(write)
+
+    # Inside ----------------------------------------------------------------------------------------
+
+    def _open(self, table: str, version: int | None = None) -> DeltaTable:
+        try:
+            return DeltaTable(self.uri(table), version=version, storage_options=self._options)
+        except TableNotFoundError:
+            raise UnknownTableError(f"the lake has no table {table!r} (looked in {self.uri(table)})") from None
+
+    def _commit(self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None) -> None:
+        exists = self.exists(table)
+        write = self._writer(
+            table,
+            frame,
+            mode="overwrite",
+            partition_by=["day"] if partitioned else None,
+            predicate=predicate if exists else None,
+        )
+        try:
+            _with_retries(write)
+        except DeltaError:
+            # Lost the race to create the table: it exists now, and only the named days are replaced.
+            if exists or predicate is None or not self.exists(table):
+                raise
+            _with_retries(self._writer(table, frame, mode="overwrite", partition_by=["day"], predicate=predicate))
+
+    def _writer(
+        self, table: str, frame: pl.DataFrame, *, mode: str, partition_by: list[str] | None, predicate: str | None
+    ) -> Callable[[], int]:
+        def write() -> int:
+            new = not self.exists(table)
+            write_deltalake(
+                self.uri(table),
+                frame,
+                mode="error" if new and predicate is None and mode == "overwrite" else mode,  # type: ignore[arg-type]
+                partition_by=partition_by,
+                predicate=predicate,
+                schema_mode="merge" if predicate is not None or mode == "append" else (None if new else "overwrite"),
+                storage_options=self._options,
+                configuration=_TABLE_CONFIGURATION if new else None,
+            )
+            return self.version(table)
+
+        return write
+
+    def _record(
+        self,
+        table: str,
+        frames: Mapping[str, pl.DataFrame],
+        hashes: Mapping[str, str],
+        before: Mapping[str, PartitionState],
+        inputs_hash: Mapping[str, str],
+        inputs: Mapping[str, int],
+        facts: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, PartitionState]:
+        delta = self._open(table)
+        files = _files_by_partition(delta)
+        states, records = {}, []
+        for name, frame in frames.items():
+            old = before.get(name)
+            changed = old is None or old.content_hash != hashes[name]
+            state = PartitionState(
+                table=table,
+                partition=name,
+                rows=frame.height,
+                content_hash=hashes[name],
+                inputs_hash=inputs_hash[name],
+                delta_version=delta.version() if changed or old is None else old.delta_version,
+                inputs=dict(inputs),
+                facts=dict(facts.get(name, {})),
+                changed=changed,
+            )
+            states[name] = state
+            if changed or old is None or (old.inputs_hash, old.facts) != (state.inputs_hash, state.facts):
+                records.append(
+                    {
+                        "table_name": table,
+                        "partition": name,
+                        "delta_version": state.delta_version,
+                        "rows": state.rows,
+                        "content_hash": state.content_hash,
+                        "inputs_hash": state.inputs_hash,
+                        "inputs": json.dumps(dict(state.inputs), sort_keys=True),
+                        "facts": json.dumps(dict(state.facts), sort_keys=True),
+                        "files_hash": _files_hash(files.get(name, ())),
+                        "recorded_at": datetime.now(UTC),
+                    }
+                )
+        if records:
+            self.append(CATALOG, pl.DataFrame(records, schema=_CATALOG_SCHEMA))
+        return states
+
+    def _records(self, table: str | None = None) -> pl.DataFrame:
+        if not self.exists(CATALOG):
+            return pl.DataFrame(schema=_CATALOG_SCHEMA)
+        records = pl.scan_delta(self._open(CATALOG))
+        if table is not None:
+            records = records.filter(pl.col("table_name") == table)
+        return records.collect()
+
+    def _create_view(self, connection: duckdb.DuckDBPyConnection, table: str) -> None:
+        registered = table.replace("/", "__")
+        connection.register(registered, self._open(table).to_pyarrow_dataset())
+        schema, _, name = table.rpartition("/")
+        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+        connection.execute(f'CREATE VIEW "{schema}"."{name}" AS SELECT * FROM "{registered}"')
+
+
+def sql_name(table: str) -> str:
+    """How a table is named in SQL: ``raw/arrivals`` is ``raw.arrivals``."""
+    schema, _, name = table.rpartition("/")
+    quoted = [part if re.fullmatch(r"[a-z_][a-z0-9_]*", part) else f'"{part}"' for part in (schema, name)]
+    return ".".join(quoted)
+
+
+def _files_by_partition(delta: DeltaTable) -> dict[str, list[str]]:
+    actions = pl.DataFrame(delta.get_add_actions(flatten=True))
+    if "partition.day" not in actions.columns:
+        return {WHOLE: actions["path"].to_list()}
+    grouped = actions.group_by(pl.col("partition.day").cast(pl.String)).agg("path")
+    return dict(grouped.iter_rows())
+
+
+def _files_hash(files: Iterable[str]) -> str:
+    return digest(*sorted(files))
+
+
+def _with_retries(write: Callable[[], int]) -> int:
+    for attempt in range(_COMMIT_ATTEMPTS):
+        try:
+            return write()
+        except CommitFailedError:
+            if attempt == _COMMIT_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+    raise AssertionError("unreachable")
