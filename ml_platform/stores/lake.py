@@ -39,6 +39,7 @@ _CATALOG_SCHEMA = {
     "inputs": pl.String,
     "facts": pl.String,
     "files_hash": pl.String,
+    "blocked": pl.String,
     "recorded_at": pl.Datetime("us", "UTC"),
 }
 _TABLE_CONFIGURATION = {
@@ -62,6 +63,7 @@ class PartitionState:
     """What is known of one partition as it stands now.
 
     ``facts`` are small numbers that the writer wants to keep with it (rows quarantined, say).
+    ``blocked`` is why what was delivered for it was refused; its rows are those of before, if any.
     ``changed`` tells, on the answer to a write, whether the content became another.
     """
 
@@ -73,6 +75,7 @@ class PartitionState:
     delta_version: int
     inputs: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
+    blocked: str = ""
     changed: bool = False
 
 
@@ -141,14 +144,10 @@ class Lake:
         return frame.collect().drop("day", strict=False)
 
     def partitions(self, table: str) -> dict[str, PartitionState]:
-        """The state of every partition that has a valid record, by partition name; empty if no table."""
-        try:
-            delta = self._open(table)
-        except UnknownTableError:
-            return {}
-        files = _files_by_partition(delta)
+        """The state of every partition that has a valid record, by partition name."""
+        files = _files_by_partition(self._open(table)) if self.exists(table) else {}
         newest = (
-            self._records(table).sort("delta_version", "recorded_at").unique("partition", keep="last").sort("partition")
+            self._records(table).sort("recorded_at").unique("partition", keep="last").sort("partition")
         )
         return {
             row["partition"]: PartitionState(
@@ -160,6 +159,7 @@ class Lake:
                 delta_version=row["delta_version"],
                 inputs=json.loads(row["inputs"]),
                 facts=json.loads(row["facts"]),
+                blocked=row["blocked"],
             )
             for row in newest.iter_rows(named=True)
             if row["files_hash"] == _files_hash(files.get(row["partition"], ()))
@@ -253,6 +253,24 @@ class Lake:
         )
         return states[WHOLE]
 
+    def block(self, table: str, partition: str, *, reason: str, inputs_hash: str) -> PartitionState:
+        """Record that what was delivered for a partition was refused; its rows stay what they were."""
+        before = self.partitions(table)
+        old = before.get(partition)
+        state = PartitionState(
+            table=table,
+            partition=partition,
+            rows=old.rows if old else 0,
+            content_hash=old.content_hash if old else "",
+            inputs_hash=inputs_hash,
+            delta_version=self.version(table) if self.exists(table) else -1,
+            facts=old.facts if old else {},
+            blocked=reason,
+        )
+        if old is None or (old.inputs_hash, old.blocked) != (inputs_hash, reason):
+            self._append_records([state])
+        return state
+
     def append(self, table: str, frame: pl.DataFrame) -> int:
         """Add rows to a table that only grows; the version that holds them."""
         write = self._writer(table, frame, mode="append", partition_by=None, predicate=None)
@@ -312,9 +330,8 @@ class Lake:
         inputs: Mapping[str, int],
         facts: Mapping[str, Mapping[str, float]],
     ) -> dict[str, PartitionState]:
-        delta = self._open(table)
-        files = _files_by_partition(delta)
-        states, records = {}, []
+        version = self.version(table)
+        states, news = {}, []
         for name, frame in frames.items():
             old = before.get(name)
             changed = old is None or old.content_hash != hashes[name]
@@ -324,30 +341,39 @@ class Lake:
                 rows=frame.height,
                 content_hash=hashes[name],
                 inputs_hash=inputs_hash[name],
-                delta_version=delta.version() if changed or old is None else old.delta_version,
+                delta_version=version if old is None or changed else old.delta_version,
                 inputs=dict(inputs),
                 facts=dict(facts.get(name, {})),
                 changed=changed,
             )
             states[name] = state
-            if changed or old is None or (old.inputs_hash, old.facts) != (state.inputs_hash, state.facts):
-                records.append(
-                    {
-                        "table_name": table,
-                        "partition": name,
-                        "delta_version": state.delta_version,
-                        "rows": state.rows,
-                        "content_hash": state.content_hash,
-                        "inputs_hash": state.inputs_hash,
-                        "inputs": json.dumps(dict(state.inputs), sort_keys=True),
-                        "facts": json.dumps(dict(state.facts), sort_keys=True),
-                        "files_hash": _files_hash(files.get(name, ())),
-                        "recorded_at": datetime.now(UTC),
-                    }
-                )
-        if records:
-            self.append(CATALOG, pl.DataFrame(records, schema=_CATALOG_SCHEMA))
+            if old is None or changed or (old.inputs_hash, old.facts, old.blocked) != (state.inputs_hash, state.facts, ""):
+                news.append(state)
+        self._append_records(news)
         return states
+
+    def _append_records(self, states: Sequence[PartitionState]) -> None:
+        if not states:
+            return
+        table = states[0].table
+        files = _files_by_partition(self._open(table)) if self.exists(table) else {}
+        records = [
+            {
+                "table_name": state.table,
+                "partition": state.partition,
+                "delta_version": state.delta_version,
+                "rows": state.rows,
+                "content_hash": state.content_hash,
+                "inputs_hash": state.inputs_hash,
+                "inputs": json.dumps(dict(state.inputs), sort_keys=True),
+                "facts": json.dumps(dict(state.facts), sort_keys=True),
+                "files_hash": _files_hash(files.get(state.partition, ())),
+                "blocked": state.blocked,
+                "recorded_at": datetime.now(UTC),
+            }
+            for state in states
+        ]
+        self.append(CATALOG, pl.DataFrame(records, schema=_CATALOG_SCHEMA))
 
     def _records(self, table: str | None = None) -> pl.DataFrame:
         if not self.exists(CATALOG):

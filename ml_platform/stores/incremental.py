@@ -1,0 +1,184 @@
+"""Tables derived from tables, day by day, computing only what changed.
+
+Belongs here: which days of a derived table are out of date, which must wait or are blocked, and how they are
+computed and written. It knows nothing of what the tables mean.
+
+A day is identified by the content of everything it may read: its code, the input partitions within the
+look-back, and, while the watermark stands inside the day, the watermark. Days with the identity they were
+last computed from are left alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+
+import polars as pl
+
+from ml_platform.core.content import digest
+from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+
+_CHUNK_DAYS = 120
+"""Days computed at a time: bounds memory on long backfills."""
+
+Frames = Mapping[str, pl.DataFrame]
+Compute = Callable[[Frames, datetime, datetime], pl.DataFrame]
+
+
+class Status(StrEnum):
+    """What became of one requested day."""
+
+    WRITTEN = "written"
+    EQUAL = "recomputed, equal"
+    UNCHANGED = "inputs unchanged"
+    BLOCKED = "blocked"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one day, and why. ``state`` is what stands in the lake, if anything does."""
+
+    day: str
+    status: Status
+    state: PartitionState | None
+    reason: str = ""
+    quality: object = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the day stands in the lake, up to date."""
+        return self.status in (Status.WRITTEN, Status.EQUAL, Status.UNCHANGED)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A table read, and how far back of a day. ``loaded`` is false where ``compute`` reads it by itself."""
+
+    table: str
+    look_back: timedelta = timedelta(0)
+    loaded: bool = True
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """A derived table: from what, how, and the column that says in which day a row belongs."""
+
+    table: str
+    inputs: Sequence[Input]
+    compute: Compute
+    code_version: str
+    time_column: str
+    sort_by: Sequence[str]
+
+
+def days_between(first: date, last: date) -> list[str]:
+    """The days from ``first`` to ``last``, both included, as partition names."""
+    return [(first + timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
+
+
+def day_bounds(day: str) -> tuple[datetime, datetime]:
+    """The first instant of a UTC day and of the next one."""
+    start = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
+    return start, start + timedelta(days=1)
+
+
+def derive(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: datetime) -> Iterator[Outcome]:
+    """Bring these days up to date; one outcome a day, in order of the days.
+
+    Days not yet reached by the watermark wait; days that may read a blocked partition are blocked and keep
+    what they had. All others are written if their identity changed.
+    """
+    before = lake.partitions(derivation.table)
+    inputs = {source.table: lake.partitions(source.table) for source in derivation.inputs}
+    identities: dict[str, str] = {}
+    outcomes: dict[str, Outcome] = {}
+    for day in sorted(days):
+        start, end = day_bounds(day)
+        blocked = [
+            f"{state.table} {state.partition}: {state.blocked}"
+            for source in derivation.inputs
+            for state in _reach(source, inputs[source.table], day)
+            if state.blocked
+        ]
+        if start >= watermark:
+            outcomes[day] = Outcome(day, Status.WAITING, before.get(day), f"the watermark is {watermark:%Y-%m-%d %H:%M}")
+            continue
+        if blocked:
+            outcomes[day] = Outcome(day, Status.BLOCKED, before.get(day), "; ".join(blocked))
+            continue
+        identity = _identity(derivation, inputs, day, watermark if watermark < end else None)
+        if day in before and before[day].inputs_hash == identity:
+            outcomes[day] = Outcome(day, Status.UNCHANGED, before[day])
+        else:
+            identities[day] = identity
+    for chunk in _runs(sorted(identities)):
+        states = _compute(lake, derivation, chunk, identities, watermark)
+        for day, state in states.items():
+            outcomes[day] = Outcome(day, Status.WRITTEN if state.changed else Status.EQUAL, state)
+    yield from (outcomes[day] for day in sorted(outcomes))
+
+
+def _reach(source: Input, states: Mapping[str, PartitionState], day: str) -> Iterator[PartitionState]:
+    """The partitions that a day's computation may read."""
+    if WHOLE in states:
+        yield states[WHOLE]
+        return
+    first = (day_bounds(day)[0] - source.look_back).date()
+    for name in days_between(first, date.fromisoformat(day)):
+        if name in states:
+            yield states[name]
+
+
+def _identity(
+    derivation: Derivation, inputs: Mapping[str, Mapping[str, PartitionState]], day: str, cut: datetime | None
+) -> str:
+    read = [
+        f"{state.table}/{state.partition}={state.content_hash}"
+        for source in derivation.inputs
+        for state in _reach(source, inputs[source.table], day)
+    ]
+    return digest(derivation.code_version, str(cut), *read)
+
+
+def _compute(
+    lake: Lake, derivation: Derivation, days: Sequence[str], identities: Mapping[str, str], watermark: datetime
+) -> dict[str, PartitionState]:
+    start, end = day_bounds(days[0])[0], min(day_bounds(days[-1])[1], watermark)
+    versions = {source.table: lake.version(source.table) for source in derivation.inputs if lake.exists(source.table)}
+    frames = {source.table: _load(lake, source, start, end, versions) for source in derivation.inputs if source.loaded}
+    result = derivation.compute(frames, start, end)
+    column = pl.col(derivation.time_column)
+    result = result.filter(column >= start, column < end)
+    by_day = result.partition_by(column.dt.date().cast(pl.String).alias("day"), as_dict=True, include_key=False)
+    empty = result.clear()
+    return lake.write_partitions(
+        derivation.table,
+        {day: by_day.get((day,), empty) for day in days},
+        sort_by=derivation.sort_by,
+        inputs_hash={day: identities[day] for day in days},
+        inputs=versions,
+    )
+
+
+def _load(lake: Lake, source: Input, start: datetime, end: datetime, versions: Mapping[str, int]) -> pl.DataFrame:
+    frame = lake.scan(source.table, version=versions[source.table])
+    if "day" not in frame.collect_schema():
+        return frame.collect()
+    first = start - source.look_back
+    known = pl.col("known_at")
+    window = (pl.col("day") >= first.date()) & (pl.col("day") <= end.date()) & (known >= first) & (known < end)
+    return frame.filter(window).drop("day").collect()
+
+
+def _runs(days: Sequence[str]) -> Iterator[list[str]]:
+    """Contiguous stretches of days, none longer than a chunk."""
+    run: list[str] = []
+    for day in days:
+        follows = run and date.fromisoformat(day) - date.fromisoformat(run[-1]) == timedelta(days=1)
+        if run and (not follows or len(run) == _CHUNK_DAYS):
+            yield run
+            run = []
+        run.append(day)
+    if run:
+        yield run
