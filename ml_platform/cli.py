@@ -1,0 +1,90 @@
+"""``ml-platform``: the platform in a terminal, for people.
+
+Each command is thin: it reads its arguments, calls the layer that does the work and prints what came out. What a
+command needs is imported when it runs, so that ``--help`` answers at once.
+"""
+
+import sys
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from ml_platform import settings
+
+app = typer.Typer(
+    name="ml-platform",
+    help="The whole machine-learning loop as one Dagster asset graph that closes itself.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def platform() -> None:
+    """The whole machine-learning loop as one Dagster asset graph that closes itself."""
+    settings.disable_telemetry()
+
+
+class Cadence(StrEnum):
+    """How much time one landing file covers."""
+
+    DAY = "1d"
+    HOUR = "1h"
+
+
+@app.command()
+def replay(
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="End (exclusive) of what is known.")] = None,
+    every: Annotated[Cadence, typer.Option(help="One file per day or per hour.")] = Cadence.DAY,
+    awkward: Annotated[
+        str,
+        typer.Option("--with", metavar="KINDS", help="corrections,duplicates,late,corrupt,schema-change or some."),
+    ] = "",
+    upstream: Annotated[str | None, typer.Option(metavar="NAME", help="Which example's data; if several.")] = None,
+) -> None:
+    """Land recorded events as files, as they became known. Delivers what is missing; running it again is cheap."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    landing = settings.load().landing
+    source = _upstream(upstream)
+    asked = {"every": every.value, "awkward": [kind.strip() for kind in awkward.split(",") if kind.strip()]}
+    deliveries = source.planned_deliveries(**asked, **({"until": until} if until else {}))
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    written = rows = 0
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("landing", total=len(deliveries))
+        for file in source.deliver(landing, deliveries):
+            written, rows = written + file.written, rows + file.rows * file.written
+            progress.update(task, advance=1, description=f"{file.table}/{file.path.stem}")
+    Console().print(
+        f"{written:,} files with {rows:,} rows delivered to {landing}, {len(deliveries) - written:,} were there.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def main() -> None:
+    """Run the command line. What a person can put right is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        sys.stderr.write(f"ml-platform: {' '.join(str(reason).split())}\n")
+        sys.exit(2)
+
+
+def _upstream(name: str | None) -> ModuleType:
+    folder = Path(__file__).parent / "defs"
+    names = sorted(m.name for m in iter_modules([str(folder)]) if (folder / m.name / "replay.py").exists())
+    chosen = names[0] if name is None and len(names) == 1 else name
+    if chosen not in names:
+        raise ValueError(f"--upstream {name or ''} is none of those that can be replayed: {', '.join(names)}")
+    return import_module(f"ml_platform.defs.{chosen}.replay")
