@@ -1,0 +1,278 @@
+"""Searching parameters: a resumable Optuna study over time-ordered folds, binned once.
+
+Belongs here: the study and what a trial does. The only I/O is Optuna's storage, whose URL the caller
+passes in. One worker per study: a trial found running belongs to a process that was killed.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.splits import Fold, assert_no_outcomes, folds
+from ml_platform.core.training import Params, base_params, check_labels, dataset, learn_categories
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import optuna
+
+WARMUP_PROGRESS = 3
+"""Units of ``learning_rate × rounds`` before a trial may be pruned: 30 rounds at a learning rate of 0.1."""
+
+_BINNING = (
+    "max_bin",
+    "min_data_in_bin",
+    "bin_construct_sample_cnt",
+    "max_bin_by_feature",
+    "use_missing",
+    "zero_as_missing",
+)
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One finished trial, as a progress line needs it. ``value`` is the mean validation loss over folds."""
+
+    number: int
+    budget: int
+    state: str
+    value: float
+    best_value: float | None
+    rounds: int
+    params: Params
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What the study found.
+
+    ``rounds`` is the median over folds of the best trial's best rounds; ``fold_values`` are its validation losses
+    by fold, oldest first; ``trials`` has a row per finished trial: ``trial``, ``state`` (complete or
+    pruned), ``value``, ``best_value`` (so far), ``rounds`` and a column per searched parameter.
+    """
+
+    study_name: str
+    metric: str
+    params: Params
+    rounds: int
+    best_trial: int
+    best_value: float
+    fold_values: tuple[float, ...]
+    trials: pl.DataFrame
+
+    @property
+    def pruned(self) -> int:
+        """Trials given up early."""
+        return self.trials.filter(pl.col("state") == "pruned").height
+
+
+def study_name(spec: ModelSpec, data_hash: str) -> str:
+    """A study's name: the model, and a hash of the data and of all that decides what a trial's value means."""
+    meaning = "\n".join(
+        [
+            data_hash,
+            spec.task.value,
+            spec.tuning.model_dump_json(exclude={"trials"}),
+            spec.windows.model_dump_json(),
+            str(spec.seed),
+        ]
+    )
+    return f"{spec.name}-{hashlib.sha256(meaning.encode()).hexdigest()[:16]}"
+
+
+def tune(
+    spec: ModelSpec,
+    train: pl.DataFrame,
+    features: Sequence[str],
+    *,
+    storage_url: str | None = None,
+    study_name: str = "study",
+    on_trial: Callable[[TrialSummary], None] = lambda _: None,
+) -> TuningResult:
+    """Search ``spec.tuning`` by TPE until its budget of finished trials is spent.
+
+    A study that exists under ``study_name`` is resumed: its finished trials count, those a killed
+    process left running are failed and run again with the same draw, so that a resumed study ends as an
+    uninterrupted one. Every trial boosts all folds side by side; the median pruner sees the mean of
+    their validation losses, and a trial stops when no new best mean came for ``early_stopping_rounds``. Bins are
+    made once from all of ``train`` (feature quantiles, never labels, are shared between folds).
+
+    Args:
+        spec: the declaration; ``tuning``, ``windows``, ``denied`` and ``seed`` matter here.
+        train: the training rows of the split: keys, ``prediction_time``, ``label``, ``label_time``, features.
+        features: the feature service's, in its order.
+        storage_url: Optuna's storage, ``sqlite:///…`` or ``postgresql+psycopg2://…``; None keeps the study in memory.
+        study_name: see :func:`study_name`.
+        on_trial: called after every trial run now.
+
+    Raises:
+        LeakageError: a feature is an outcome.
+        ValueError: a fold is empty, a label is invalid, or a parameter that decides the binning is searched.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    assert_no_outcomes(features, spec.denied)
+    check_labels(spec.task, train["label"])
+    if binning := sorted(set(spec.tuning.search) & set(_BINNING)):
+        raise ValueError(f"{binning} decide the binning, which is done once: put them under `tuning.fixed`")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    study = optuna.create_study(
+        study_name=study_name,
+        storage=_storage(storage_url),
+        load_if_exists=True,
+        direction="minimize",
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=max(1, spec.tuning.startup_trials), n_warmup_steps=WARMUP_PROGRESS
+        ),
+    )
+    for zombie in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(zombie.number, state=TrialState.FAIL)
+    finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    if finished < spec.tuning.trials:
+        objective = partial(_objective, spec, *_fold_data(spec, train.sort(spec.keys), features))
+        for index in range(finished, spec.tuning.trials):
+            study.sampler = _sampler(spec, index)
+            on_trial(_run(study, objective, spec.tuning.trials))
+    return _result(spec, study)
+
+
+def _storage(url: str | None) -> "optuna.storages.BaseStorage | None":
+    import optuna
+
+    if url is None:
+        return None
+    # Two models tuned at once share one SQLite file: wait for the other's commit instead of failing.
+    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+
+
+def _sampler(spec: ModelSpec, index: int) -> "optuna.samplers.BaseSampler":
+    """TPE seeded by the model's seed and the trial's place: a resumed study would else repeat its draws."""
+    import optuna
+
+    seed = int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=spec.tuning.startup_trials)
+
+
+FoldData = tuple["lgb.Dataset", "lgb.Dataset"]
+
+
+def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) -> tuple["lgb.Dataset", list[FoldData]]:
+    """All rows binned, and each fold's training and validation part of them."""
+    binned = dataset(spec, train, features, learn_categories(train, features))
+
+    def part(rows: Any) -> "lgb.Dataset":
+        return binned.subset(rows.tolist(), params=base_params(spec)).construct()
+
+    def both(fold: Fold) -> FoldData:
+        return part(fold.train_rows), part(fold.validation_rows)
+
+    return binned, [both(fold) for fold in folds(train, spec.windows)]
+
+
+def _objective(spec: ModelSpec, binned: "lgb.Dataset", data: list[FoldData], trial: "optuna.Trial") -> float:
+    """Mean validation loss of a trial's parameters at its best round."""
+    import lightgbm as lgb
+    import optuna
+
+    params: Params = {**base_params(spec), **suggest(spec, trial)}
+    boosters = [lgb.Booster(params=dict(params), train_set=training) for training, _ in data]
+    for booster, (_, validation) in zip(boosters, data, strict=True):
+        booster.add_valid(validation, "validation")
+    curves = np.full((spec.tuning.max_rounds, len(boosters)), np.inf)
+    learning_rate = float(params.get("learning_rate", 0.1))
+    best = 0
+    for round_ in range(spec.tuning.max_rounds):
+        for fold, booster in enumerate(boosters):
+            booster.update()
+            _, metric, curves[round_, fold] = booster.eval_valid()[0][:3]
+        if curves[round_].mean() < curves[best].mean():
+            best = round_
+        # Trials are compared at equal learning_rate × rounds: by rounds alone, slow learners would be pruned for being slow.
+        progress = int((round_ + 1) * learning_rate + 1e-9)
+        if progress > int(round_ * learning_rate + 1e-9):
+            trial.report(float(curves[best].mean()), step=progress)
+            if trial.should_prune():
+                trial.set_user_attr("rounds", round_ + 1)
+                raise optuna.TrialPruned
+        if round_ - best >= spec.tuning.early_stopping_rounds:
+            break
+    trial.set_user_attr("metric", metric)
+    trial.set_user_attr("rounds", int(np.median(curves.argmin(axis=0) + 1)))
+    trial.set_user_attr("fold_values", [float(value) for value in curves[best]])
+    return float(curves[best].mean())
+
+
+def suggest(spec: ModelSpec, trial: "optuna.Trial") -> Params:
+    """The trial's draw from ``spec.tuning.search``."""
+    drawn: Params = {}
+    for name, bounds in spec.tuning.search.items():
+        if bounds.integer:
+            drawn[name] = trial.suggest_int(name, int(bounds.low), int(bounds.high), log=bounds.log)
+        else:
+            drawn[name] = trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log)
+    return drawn
+
+
+def _run(study: "optuna.Study", objective: Callable[["optuna.Trial"], float], budget: int) -> TrialSummary:
+    import optuna
+    from optuna.trial import TrialState
+
+    trial = study.ask()
+    try:
+        told = study.tell(trial, objective(trial))
+    except optuna.TrialPruned:
+        told = study.tell(trial, state=TrialState.PRUNED)
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    completed = [
+        t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.value is not None
+    ]
+    return TrialSummary(
+        number=told.number,
+        budget=budget,
+        state=told.state.name.lower(),
+        value=float("nan") if told.value is None else told.value,
+        best_value=min(completed, default=None),
+        rounds=told.user_attrs["rounds"],
+        params=told.params,
+    )
+
+
+def _result(spec: ModelSpec, study: "optuna.Study") -> TuningResult:
+    from optuna.trial import TrialState
+
+    best = study.best_trial
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    rows = [
+        {
+            "trial": t.number,
+            "state": t.state.name.lower(),
+            "value": t.value,
+            "rounds": t.user_attrs["rounds"],
+            **t.params,
+        }
+        for t in finished
+    ]
+    complete = pl.when(pl.col("state") == "complete").then("value")
+    return TuningResult(
+        study_name=study.study_name,
+        metric=best.user_attrs["metric"],
+        params=dict(best.params),
+        rounds=best.user_attrs["rounds"],
+        best_trial=best.number,
+        best_value=study.best_value,
+        fold_values=tuple(best.user_attrs["fold_values"]),
+        trials=pl.DataFrame(rows, infer_schema_length=None).with_columns(
+            complete.cum_min().forward_fill().alias("best_value")
+        ),
+    )
