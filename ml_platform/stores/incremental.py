@@ -21,6 +21,9 @@ from ml_platform.stores.lake import WHOLE, Lake, PartitionState
 _CHUNK_DAYS = 120
 """Days computed at a time: bounds memory on long backfills."""
 
+SAMPLE_ROWS = 10
+"""Rows of a freshly computed day kept with its outcome, for people."""
+
 Frames = Mapping[str, pl.DataFrame]
 Compute = Callable[[Frames, datetime, datetime], pl.DataFrame]
 
@@ -37,13 +40,16 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one day, and why. ``state`` is what stands in the lake, if anything does."""
+    """What became of one day, and why.
+
+    ``state`` is what stands in the lake, if anything does; ``sample`` the first rows of what was just computed.
+    """
 
     day: str
     status: Status
     state: PartitionState | None
     reason: str = ""
-    quality: object = None
+    sample: pl.DataFrame | None = None
 
     @property
     def good(self) -> bool:
@@ -95,27 +101,24 @@ def derive(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: d
     outcomes: dict[str, Outcome] = {}
     for day in sorted(days):
         start, end = day_bounds(day)
-        blocked = [
-            f"{state.table} {state.partition}: {state.blocked}"
-            for source in derivation.inputs
-            for state in _reach(source, inputs[source.table], day)
-            if state.blocked
-        ]
+        reached = [state for source in derivation.inputs for state in _reach(source, inputs[source.table], day)]
+        blocked = sorted({state.blocked for state in reached if state.blocked})
         if start >= watermark:
             outcomes[day] = Outcome(day, Status.WAITING, before.get(day), f"the watermark is {watermark:%Y-%m-%d %H:%M}")
             continue
         if blocked:
             outcomes[day] = Outcome(day, Status.BLOCKED, before.get(day), "; ".join(blocked))
             continue
-        identity = _identity(derivation, inputs, day, watermark if watermark < end else None)
+        identity = _identity(derivation, reached, watermark if watermark < end else None)
         if day in before and before[day].inputs_hash == identity:
             outcomes[day] = Outcome(day, Status.UNCHANGED, before[day])
         else:
             identities[day] = identity
+    held = {day: outcome.reason for day, outcome in outcomes.items() if outcome.status is Status.BLOCKED}
+    lake.block(derivation.table, held)
     for chunk in _runs(sorted(identities)):
-        states = _compute(lake, derivation, chunk, identities, watermark)
-        for day, state in states.items():
-            outcomes[day] = Outcome(day, Status.WRITTEN if state.changed else Status.EQUAL, state)
+        for outcome in _compute(lake, derivation, chunk, identities, watermark):
+            outcomes[outcome.day] = outcome
     yield from (outcomes[day] for day in sorted(outcomes))
 
 
@@ -130,20 +133,14 @@ def _reach(source: Input, states: Mapping[str, PartitionState], day: str) -> Ite
             yield states[name]
 
 
-def _identity(
-    derivation: Derivation, inputs: Mapping[str, Mapping[str, PartitionState]], day: str, cut: datetime | None
-) -> str:
-    read = [
-        f"{state.table}/{state.partition}={state.content_hash}"
-        for source in derivation.inputs
-        for state in _reach(source, inputs[source.table], day)
-    ]
+def _identity(derivation: Derivation, reached: Sequence[PartitionState], cut: datetime | None) -> str:
+    read = [f"{state.table}/{state.partition}={state.content_hash}" for state in reached]
     return digest(derivation.code_version, str(cut), *read)
 
 
 def _compute(
     lake: Lake, derivation: Derivation, days: Sequence[str], identities: Mapping[str, str], watermark: datetime
-) -> dict[str, PartitionState]:
+) -> Iterator[Outcome]:
     start, end = day_bounds(days[0])[0], min(day_bounds(days[-1])[1], watermark)
     versions = {source.table: lake.version(source.table) for source in derivation.inputs if lake.exists(source.table)}
     frames = {source.table: _load(lake, source, start, end, versions) for source in derivation.inputs if source.loaded}
@@ -152,13 +149,17 @@ def _compute(
     result = result.filter(column >= start, column < end)
     by_day = result.partition_by(column.dt.date().cast(pl.String).alias("day"), as_dict=True, include_key=False)
     empty = result.clear()
-    return lake.write_partitions(
+    rows = {day: by_day.get((day,), empty) for day in days}
+    states = lake.write_partitions(
         derivation.table,
-        {day: by_day.get((day,), empty) for day in days},
+        rows,
         sort_by=derivation.sort_by,
         inputs_hash={day: identities[day] for day in days},
         inputs=versions,
     )
+    for day, state in states.items():
+        status = Status.WRITTEN if state.changed else Status.EQUAL
+        yield Outcome(day, status, state, sample=rows[day].head(SAMPLE_ROWS))
 
 
 def _load(lake: Lake, source: Input, start: datetime, end: datetime, versions: Mapping[str, int]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Self
 
@@ -253,23 +253,22 @@ class Lake:
         )
         return states[WHOLE]
 
-    def block(self, table: str, partition: str, *, reason: str, inputs_hash: str) -> PartitionState:
-        """Record that what was delivered for a partition was refused; its rows stay what they were."""
+    def block(
+        self, table: str, reasons: Mapping[str, str], *, inputs_hash: Mapping[str, str] | None = None
+    ) -> dict[str, PartitionState]:
+        """Record, by partition, why it must not be read as up to date; its rows stay what they were."""
         before = self.partitions(table)
-        old = before.get(partition)
-        state = PartitionState(
-            table=table,
-            partition=partition,
-            rows=old.rows if old else 0,
-            content_hash=old.content_hash if old else "",
-            inputs_hash=inputs_hash,
-            delta_version=self.version(table) if self.exists(table) else -1,
-            facts=old.facts if old else {},
-            blocked=reason,
-        )
-        if old is None or (old.inputs_hash, old.blocked) != (inputs_hash, reason):
-            self._append_records([state])
-        return state
+        version = self.version(table) if self.exists(table) else -1
+        states = {
+            name: replace(
+                before.get(name, PartitionState(table, name, 0, "", "", version)),
+                inputs_hash=(inputs_hash or {}).get(name, ""),
+                blocked=reason,
+            )
+            for name, reason in reasons.items()
+        }
+        self._append_records([state for name, state in states.items() if state != before.get(name)])
+        return states
 
     def append(self, table: str, frame: pl.DataFrame) -> int:
         """Add rows to a table that only grows; the version that holds them."""

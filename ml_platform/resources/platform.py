@@ -1,0 +1,56 @@
+"""The stores as one Dagster resource, opened from the settings when first used."""
+
+from functools import cached_property
+
+import dagster as dg
+
+from ml_platform.settings import Settings, disable_telemetry, load
+from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.landing import Landing
+from ml_platform.stores.ledger import Ledger
+from ml_platform.stores.models import ModelStore
+from ml_platform.stores.reports import Reports
+
+
+class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Everything an asset reads and writes. It has no configuration of its own: :mod:`ml_platform.settings` has."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Turn library telemetry off before any of them is imported."""
+        disable_telemetry()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return load()
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The Delta tables."""
+        return Lake.of(self.settings)
+
+    @cached_property
+    def landing(self) -> Landing:
+        """The folder in which upstream delivers."""
+        return Landing(self.settings.landing)
+
+    @cached_property
+    def features(self) -> FeatureClient:
+        """The feature store."""
+        return FeatureClient(self.settings)
+
+    @cached_property
+    def models(self) -> ModelStore:
+        """MLflow's runs and registry."""
+        return ModelStore(self.settings)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Every promotion decision."""
+        return Ledger(self.lake)
+
+    @cached_property
+    def reports(self) -> Reports:
+        """HTML pages and their addresses."""
+        return Reports(self.settings)

@@ -1,0 +1,94 @@
+"""A data set's folder of declarations, read into specs.
+
+The folder holds ``dataset.yaml`` (the calendar) and ``defs.yaml``: documents of
+``ml_platform.components`` types, which Dagster turns into assets. Whatever needs the same declarations
+without Dagster (the terminal, checks) reads them here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ml_platform.core.contracts import TableSpec
+from ml_platform.core.dataset import DatasetSpec, FeaturesSpec
+from ml_platform.core.model_spec import ModelSpec, Transform
+from ml_platform.stores.landing import Landing, watermark
+
+COMPONENTS = "ml_platform.components"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything declared in one folder."""
+
+    folder: Path
+    spec: DatasetSpec
+    tables: Sequence[TableSpec]
+    views: dict[str, Transform]
+    models: Sequence[ModelSpec]
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.spec.name
+
+    def table(self, name: str) -> TableSpec:
+        """The declaration of one raw table.
+
+        Raises:
+            LookupError: no such table is declared; the message names those that are.
+        """
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise LookupError(f"no raw table {name!r} is declared; there are {', '.join(t.name for t in self.tables)}")
+
+    def model(self, name: str) -> ModelSpec:
+        """The declaration of one model.
+
+        Raises:
+            LookupError: no such model is declared; the message names those that are.
+        """
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise LookupError(f"no model {name!r} is declared; there are {', '.join(m.name for m in self.models)}")
+
+    def watermark(self, landing: Landing) -> datetime | None:
+        """The instant up to which every partitioned table has landed; ``None`` before that."""
+        return watermark(landing, [table for table in self.tables if table.kind == "partitioned"])
+
+
+@lru_cache(maxsize=8)
+def load_dataset(folder: Path) -> Dataset:
+    """Read a folder's declarations.
+
+    Raises:
+        FileNotFoundError: there is no ``dataset.yaml`` in it.
+        pydantic.ValidationError: a declaration is not valid.
+    """
+    calendar = folder / "dataset.yaml"
+    if not calendar.is_file():
+        raise FileNotFoundError(f"{folder} has no dataset.yaml, which names the data set and its days")
+    documents: dict[str, list[dict[str, Any]]] = {"TableComponent": [], "FeaturesComponent": [], "ModelComponent": []}
+    for path in sorted(folder.glob("**/defs.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            module, _, name = str(document["type"]).rpartition(".")
+            if module == COMPONENTS and name in documents:
+                documents[name].append(document["attributes"])
+    return Dataset(
+        folder=folder,
+        spec=DatasetSpec.model_validate(yaml.safe_load(calendar.read_text())),
+        tables=[TableSpec.model_validate(attributes) for attributes in documents["TableComponent"]],
+        views={
+            view: transform
+            for attributes in documents["FeaturesComponent"]
+            for view, transform in FeaturesSpec.model_validate(attributes).views.items()
+        },
+        models=[ModelSpec.model_validate(attributes) for attributes in documents["ModelComponent"]],
+    )

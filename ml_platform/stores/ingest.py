@@ -1,0 +1,123 @@
+"""Landed files into raw tables: accepted rows to ``raw/<table>``, the others to ``quarantine/<table>``.
+
+A refused file blocks its own partition: what the raw table had for that day stays, and everything that may
+read the day waits until the file is right. Files whose bytes and contract are what they were are not read again.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+
+import polars as pl
+
+from ml_platform.core.content import digest
+from ml_platform.core.contracts import Delivery, FileRefused, Validated, accept
+from ml_platform.core.quality import consistent_share
+from ml_platform.core.table_spec import TableSpec
+from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status, day_bounds
+from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+from ml_platform.stores.landing import Landing
+
+
+def raw_table(spec: TableSpec) -> str:
+    """The lake table of accepted rows."""
+    return f"raw/{spec.name}"
+
+
+def quarantine_table(spec: TableSpec) -> str:
+    """The lake table of rows that broke the contract, with their reasons."""
+    return f"quarantine/{spec.name}"
+
+
+def identity(landing: Landing, spec: TableSpec, partition: str) -> str:
+    """What a raw partition is made from: its files' bytes and the contract."""
+    return digest(landing.fingerprint(spec, partition), spec.model_dump_json())
+
+
+def stale_partitions(lake: Lake, landing: Landing, spec: TableSpec) -> list[str]:
+    """Landed partitions that the raw table has not taken in as they are now."""
+    states = lake.partitions(raw_table(spec))
+    landed = landing.partitions(spec)
+    return [day for day in landed if day not in states or states[day].inputs_hash != identity(landing, spec, day)]
+
+
+def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[str]) -> Iterator[Outcome]:
+    """Bring these partitions of a raw table up to date with what has landed; one outcome each."""
+    table = raw_table(spec)
+    before = lake.partitions(table)
+    landed = set(landing.partitions(spec))
+    identities = {name: identity(landing, spec, name) for name in partitions if name in landed}
+    stale = [name for name, known in identities.items() if name not in before or before[name].inputs_hash != known]
+    accepted = accept(spec, {name: _delivery(landing, spec, name) for name in stale})
+    states, samples = _write(lake, spec, accepted, identities)
+    for name in partitions:
+        if name not in identities:
+            yield Outcome(name, Status.WAITING, before.get(name), f"no file of {spec.name} has landed for {name}")
+        elif name in states:
+            state = states[name]
+            if state.blocked:
+                yield Outcome(name, Status.BLOCKED, state, state.blocked)
+            else:
+                yield Outcome(name, Status.WRITTEN if state.changed else Status.EQUAL, state, sample=samples[name])
+        elif before[name].blocked:
+            yield Outcome(name, Status.BLOCKED, before[name], before[name].blocked)
+        else:
+            yield Outcome(name, Status.UNCHANGED, before[name])
+
+
+def _delivery(landing: Landing, spec: TableSpec, name: str) -> Delivery:
+    files = landing.read(spec, name)
+    return Delivery(files) if name == WHOLE else Delivery(files, *day_bounds(name))
+
+
+def _write(
+    lake: Lake, spec: TableSpec, accepted: dict[str, Validated | FileRefused], identities: dict[str, str]
+) -> tuple[dict[str, PartitionState], dict[str, pl.DataFrame]]:
+    table = raw_table(spec)
+    refused = {name: f"{table} {name}: {given}" for name, given in accepted.items() if isinstance(given, FileRefused)}
+    good = {name: given for name, given in accepted.items() if isinstance(given, Validated)}
+    states = lake.block(table, refused, inputs_hash={name: identities[name] for name in refused}) if refused else {}
+    if not good:
+        return states, {}
+    facts = {
+        name: {**given.quality.as_metadata(), **_consistency(lake, spec, name, given.valid)}
+        for name, given in good.items()
+    }
+    _quarantine(lake, spec, good)
+    if WHOLE in good:
+        states[WHOLE] = lake.write(
+            table, good[WHOLE].valid, sort_by=spec.sort_key, inputs_hash=identities[WHOLE], facts=facts[WHOLE]
+        )
+    else:
+        states |= lake.write_partitions(
+            table,
+            {name: given.valid for name, given in good.items()},
+            sort_by=spec.sort_key,
+            inputs_hash={name: identities[name] for name in good},
+            inputs={},
+            facts=facts,
+        )
+    return states, {name: given.valid.head(SAMPLE_ROWS) for name, given in good.items()}
+
+
+def _quarantine(lake: Lake, spec: TableSpec, good: dict[str, Validated]) -> None:
+    table = quarantine_table(spec)
+    had = lake.partitions(table)
+    rows = {name: given.quarantined for name, given in good.items() if given.quarantined.height or name in had}
+    if not rows:
+        return
+    order = ("source_file", "source_line")
+    if WHOLE in rows:
+        lake.write(table, rows[WHOLE], sort_by=order)
+    else:
+        lake.write_partitions(table, rows, sort_by=order, inputs_hash=dict.fromkeys(rows, ""), inputs={})
+
+
+def _consistency(lake: Lake, spec: TableSpec, day: str, valid: pl.DataFrame) -> dict[str, float]:
+    declared = spec.consistent_with
+    other = f"raw/{declared.table}" if declared else ""
+    if declared is None or not lake.exists(other):
+        return {}
+    start, end = day_bounds(day)
+    first, last = (start - declared.look_back).date(), date.fromisoformat(day) + timedelta(days=1)
+    known = lake.read(other, start=first, end=last, columns=[*declared.key, "known_at"])
+    return {"consistency": consistent_share(declared, valid, known.filter(pl.col("known_at") < end))}
