@@ -1,0 +1,173 @@
+"""The landing folder: which files upstream delivered for which table and period, and their bytes.
+
+Belongs here: file names and periods, the watermark, gaps and fingerprints. What is inside a file belongs
+to :mod:`ml_platform.core.contracts`. Nothing here ever writes: landed files stay as they were landed.
+
+A partitioned table's file is named for the UTC day (``2013-01-01``) or hour (``2013-01-01T05``) in which
+its rows became known, followed, where a period comes in pieces, by a dot and a word (``2013-01-01.2``).
+All files of a day, whatever their grain, make up its partition together.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from ml_platform.core.table_spec import TableKind, TableSpec
+
+WHOLE = "all"
+"""The one partition of a reference table."""
+
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
+_PERIOD = r"(?P<day>\d{4}-\d\d-\d\d)(?:T(?P<hour>\d\d))?"
+_PIECE = r"(?:\.[\w-]+)?"
+_UNFINISHED = re.compile(r"[._~].*|.*(\.tmp|\.part|\.partial|\.swp|~)")
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """One landed file.
+
+    Attributes:
+        name: path under the landing folder, as errors and quarantined rows name it.
+        path: where it is.
+        start: beginning of its period; None for a reference table.
+        end: end of its period, exclusive; None for a reference table.
+    """
+
+    name: str
+    path: Path
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def partition(self) -> str:
+        """The UTC day of its period, or :data:`WHOLE`."""
+        return WHOLE if self.start is None else self.start.date().isoformat()
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What lies under ``root`` at the moment of each call; digests are remembered while files do not change."""
+
+    root: Path
+    _digests: dict[Path, tuple[tuple[int, ...], bytes]] = field(default_factory=dict, repr=False, compare=False)
+
+    def periods(self, spec: TableSpec) -> dict[str, tuple[LandedFile, ...]]:
+        """The files of each landed partition, both in order; a reference table has the partition ``all``."""
+        found: dict[str, list[LandedFile]] = {}
+        for file in sorted(self._files(spec), key=lambda file: (file.partition, file.name)):
+            found.setdefault(file.partition, []).append(file)
+        return {partition: tuple(files) for partition, files in found.items()}
+
+    def strangers(self, spec: TableSpec) -> tuple[str, ...]:
+        """For each finished file in the table's folder that is none of its periods, an error that says so."""
+        if spec.kind is TableKind.PARTITIONED:
+            allowed = "{period} is a UTC day (2013-01-01) or hour (2013-01-01T05), .word after it marks a piece"
+        else:
+            allowed = "the one file of a reference table; .word before its last dot marks a piece"
+        return tuple(
+            f"{name} is no landed file of table {spec.name!r}; allowed: {spec.source_pattern}, where {allowed}"
+            for name, file in sorted(self._entries(spec), key=lambda entry: entry[0])
+            if file is None
+        )
+
+    def landed_through(self, spec: TableSpec) -> datetime | None:
+        """The table's watermark: the end of its newest landed period; None where nothing has landed."""
+        return max((file.end for file in self._files(spec) if file.end is not None), default=None)
+
+    def gaps(self, spec: TableSpec) -> tuple[str, ...]:
+        """Days, and hours of days delivered by the hour, without a file between the first and newest landed period."""
+        landed = {(file.start, file.end) for file in self._files(spec) if file.start and file.end}
+        starts = {start for start, _ in landed}
+        days = {start for start, end in landed if end - start == _DAY}
+        by_hour = {start.replace(hour=0) for start in starts} - days
+        missing = []
+        moment = min(starts, default=None)
+        newest = max(starts, default=None)
+        while moment is not None and newest is not None and moment <= newest:
+            midnight = moment.replace(hour=0)
+            if midnight in by_hour:
+                if moment not in starts:
+                    missing.append(moment.strftime("%Y-%m-%dT%H"))
+                moment += _HOUR
+                continue
+            if midnight not in days:
+                missing.append(midnight.date().isoformat())
+            moment = midnight + _DAY
+        return tuple(missing)
+
+    def read(self, spec: TableSpec, partition: str) -> list[tuple[str, bytes]]:
+        """Names and contents of a partition's files, in order of their names; empty where nothing has landed."""
+        return [(file.name, file.path.read_bytes()) for file in self.periods(spec).get(partition, ())]
+
+    def fingerprint(self, spec: TableSpec, partition: str) -> str:
+        """A hash over names and contents of a partition's files; it changes exactly when they do."""
+        return self._fingerprint(self.periods(spec).get(partition, ()))
+
+    def fingerprints(self, spec: TableSpec) -> dict[str, str]:
+        """:meth:`fingerprint` of every landed partition, with one look at the folder."""
+        return {partition: self._fingerprint(files) for partition, files in self.periods(spec).items()}
+
+    def _fingerprint(self, files: Iterable[LandedFile]) -> str:
+        whole = hashlib.blake2b(digest_size=16)
+        for file in files:
+            name = file.name.encode()
+            whole.update(len(name).to_bytes(4, "big") + name + self._digest(file.path))
+        return whole.hexdigest()
+
+    def _digest(self, path: Path) -> bytes:
+        stat = path.stat()
+        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        known = self._digests.get(path)
+        if known is None or known[0] != seen:
+            known = seen, hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+            self._digests[path] = known
+        return known[1]
+
+    def _files(self, spec: TableSpec) -> Iterator[LandedFile]:
+        return (file for _, file in self._entries(spec) if file is not None)
+
+    def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None]]:
+        """Every finished entry of the table's folder, with the landed file it is, if it is one."""
+        folder, _, pattern = spec.source_pattern.rpartition("/")
+        before, period, after = pattern.partition("{period}")
+        if not period:
+            before, dot, after = pattern.rpartition(".")
+            after = dot + after
+        named = re.compile(re.escape(before) + (_PERIOD if period else "") + _PIECE + re.escape(after))
+        directory = self.root / folder
+        if not directory.is_dir():
+            return
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if _UNFINISHED.fullmatch(entry.name):
+                    continue
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                match = named.fullmatch(entry.name) if entry.is_file() else None
+                yield name, None if match is None else _landed(name, Path(entry.path), match.groupdict())
+
+
+def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:
+    """How far the platform's history goes: the least :meth:`Landing.landed_through` of the partitioned tables.
+
+    None while one of them has landed nothing, or where none is partitioned.
+    """
+    ends = [landing.landed_through(spec) for spec in specs if spec.kind is TableKind.PARTITIONED]
+    known = [end for end in ends if end is not None]
+    return min(known) if known and len(known) == len(ends) else None
+
+
+def _landed(name: str, path: Path, period: dict[str, str | None]) -> LandedFile | None:
+    """The landed file of a matching name; None where its period is no date or hour there is."""
+    day, hour = period.get("day"), period.get("hour")
+    if day is None:
+        return LandedFile(name, path)
+    try:
+        start = datetime.fromisoformat(f"{day}T{hour or '00'}:00:00").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return LandedFile(name, path, start, start + (_HOUR if hour else _DAY))
