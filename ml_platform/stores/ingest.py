@@ -15,7 +15,7 @@ from ml_platform.core.quality import consistent_share
 from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status, day_bounds
 from ml_platform.stores.lake import WHOLE, Lake, PartitionState
-from ml_platform.stores.landing import Landing
+from ml_platform.stores.landing import LandedFile, Landing
 
 
 def raw_table(spec: TableSpec) -> str:
@@ -28,29 +28,34 @@ def quarantine_table(spec: TableSpec) -> str:
     return f"quarantine/{spec.name}"
 
 
-def identity(landing: Landing, spec: TableSpec, partition: str) -> str:
-    """What a raw partition is made from: its files' bytes and the contract."""
-    return digest(landing.fingerprint(spec, partition), spec.model_dump_json())
+def identities(landing: Landing, spec: TableSpec) -> dict[str, str]:
+    """What each landed raw partition is made from: its files' bytes and the contract."""
+    contract = spec.model_dump_json()
+    return {partition: digest(files, contract) for partition, files in landing.fingerprints(spec).items()}
 
 
 def stale_partitions(lake: Lake, landing: Landing, spec: TableSpec) -> list[str]:
     """Landed partitions that the raw table has not taken in as they are now."""
     states = lake.partitions(raw_table(spec))
-    landed = landing.partitions(spec)
-    return [day for day in landed if day not in states or states[day].inputs_hash != identity(landing, spec, day)]
+    landed = identities(landing, spec)
+    return [name for name, known in landed.items() if name not in states or states[name].inputs_hash != known]
 
 
 def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[str]) -> Iterator[Outcome]:
     """Bring these partitions of a raw table up to date with what has landed; one outcome each."""
     table = raw_table(spec)
     before = lake.partitions(table)
-    landed = set(landing.partitions(spec))
-    identities = {name: identity(landing, spec, name) for name in partitions if name in landed}
-    stale = [name for name, known in identities.items() if name not in before or before[name].inputs_hash != known]
-    accepted = accept(spec, {name: _delivery(landing, spec, name) for name in stale})
-    states, samples = _write(lake, spec, accepted, identities)
+    landed = identities(landing, spec)
+    files = landing.periods(spec)
+    stale = [
+        name
+        for name in partitions
+        if name in landed and (name not in before or before[name].inputs_hash != landed[name])
+    ]
+    accepted = accept(spec, {name: _delivery(name, files[name]) for name in stale})
+    states, samples = _write(lake, spec, accepted, landed)
     for name in partitions:
-        if name not in identities:
+        if name not in landed:
             yield Outcome(name, Status.WAITING, before.get(name), f"no file of {spec.name} has landed for {name}")
         elif name in states:
             state = states[name]
@@ -64,18 +69,18 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
             yield Outcome(name, Status.UNCHANGED, before[name])
 
 
-def _delivery(landing: Landing, spec: TableSpec, name: str) -> Delivery:
-    files = landing.read(spec, name)
-    return Delivery(files) if name == WHOLE else Delivery(files, *day_bounds(name))
+def _delivery(name: str, files: Sequence[LandedFile]) -> Delivery:
+    contents = [(file.name, file.path.read_bytes()) for file in files]
+    return Delivery(contents) if name == WHOLE else Delivery(contents, *day_bounds(name))
 
 
 def _write(
-    lake: Lake, spec: TableSpec, accepted: dict[str, Validated | FileRefused], identities: dict[str, str]
+    lake: Lake, spec: TableSpec, accepted: dict[str, Validated | FileRefused], landed: dict[str, str]
 ) -> tuple[dict[str, PartitionState], dict[str, pl.DataFrame]]:
     table = raw_table(spec)
     refused = {name: f"{table} {name}: {given}" for name, given in accepted.items() if isinstance(given, FileRefused)}
     good = {name: given for name, given in accepted.items() if isinstance(given, Validated)}
-    states = lake.block(table, refused, inputs_hash={name: identities[name] for name in refused}) if refused else {}
+    states = lake.block(table, refused, inputs_hash={name: landed[name] for name in refused}) if refused else {}
     if not good:
         return states, {}
     facts = {
@@ -85,14 +90,14 @@ def _write(
     _quarantine(lake, spec, good)
     if WHOLE in good:
         states[WHOLE] = lake.write(
-            table, good[WHOLE].valid, sort_by=spec.sort_key, inputs_hash=identities[WHOLE], facts=facts[WHOLE]
+            table, good[WHOLE].valid, sort_by=spec.sort_key, inputs_hash=landed[WHOLE], facts=facts[WHOLE]
         )
     else:
         states |= lake.write_partitions(
             table,
             {name: given.valid for name, given in good.items()},
             sort_by=spec.sort_key,
-            inputs_hash={name: identities[name] for name in good},
+            inputs_hash={name: landed[name] for name in good},
             inputs={},
             facts=facts,
         )

@@ -1,0 +1,22 @@
+"""A data set's days as Dagster partitions."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from ml_platform.core.dataset import DatasetSpec
+
+
+def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
+    """The UTC days of a data set."""
+    return dg.DailyPartitionsDefinition(start_date=spec.start.isoformat(), end_date=spec.end and spec.end.isoformat())
+
+
+def looking_back(days: int) -> dg.PartitionMapping:
+    """A day that depends on its own and the ``days`` before it."""
+    return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)
+
+
+def look_back_days(look_back: timedelta) -> int:
+    """Earlier partitions that a look-back from inside or the start of a day reaches."""
+    return -(-look_back // timedelta(days=1))

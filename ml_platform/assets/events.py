@@ -1,0 +1,138 @@
+"""How assets report to Dagster: one event per partition, each with its own data version.
+
+A range run ends a step with one result, which would stamp every partition of the range alike: one data
+version for all, and days that are blocked or have not landed marked as materialised. So the steps here log
+an event for each day that really stands in the lake and, in runs that carry :data:`OWN_EVENTS`, keep Dagster
+from adding its own. A range started by hand from the UI has no such tag: there a day that could not be
+materialised fails the step, after the good days were reported. See docs/adr/0004.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
+
+from ml_platform.stores.incremental import Outcome, Status
+
+OWN_EVENTS: Mapping[str, str] = {EXTERNALLY_MANAGED_ASSETS_TAG: "true"}
+"""Tags of runs whose steps report their own partitions; every run the platform starts carries them."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of an asset check on one partition."""
+
+    name: str
+    passed: bool
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    blocking: bool = True
+
+
+@dataclass(frozen=True)
+class DayReport:
+    """What to tell Dagster of one day."""
+
+    outcome: Outcome
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    checks: Sequence[CheckResult] = ()
+
+
+def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Iterable[DayReport]) -> Iterator[Any]:
+    """Log what became of each day, then end the step.
+
+    Raises:
+        dagster.Failure: the one requested day, or (without :data:`OWN_EVENTS`) a day of the requested range,
+            could not be materialised; the description gives every reason.
+    """
+    listed = list(reports)
+    _summarise(context, listed)
+    deferred = _reports_itself(context)
+    one_day = len(context.partition_keys) == 1
+    bad = [report for report in listed if not report.outcome.good]
+    for report in listed:
+        if report.outcome.status in (Status.WRITTEN, Status.EQUAL, Status.BLOCKED):
+            for check in report.checks:
+                context.log_event(_evaluation(key, check, report.outcome.day))
+    if bad and (one_day or not deferred):
+        if not one_day:
+            _log_materialisations(context, key, listed)
+        days = "\n".join(f"{report.outcome.day} {report.outcome.status}: {report.outcome.reason}" for report in bad)
+        raise dg.Failure(f"{key.to_user_string()} could not be materialised for {len(bad)} days\n{days}", allow_retries=False)
+    if one_day and not deferred:
+        report = listed[0]
+        assert report.outcome.state is not None
+        yield dg.MaterializeResult(
+            asset_key=key, metadata=report.metadata, data_version=dg.DataVersion(report.outcome.state.content_hash)
+        )
+        return
+    if deferred:
+        _log_materialisations(context, key, listed)
+        yield dg.MaterializeResult(asset_key=key)
+        return
+    yield dg.MaterializeResult(asset_key=key)
+    # After the step's own events, which gave every day one version: the newest event of a day counts.
+    for report in listed:
+        yield _materialisation(key, report)
+
+
+def report_whole(
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    data_version: str,
+    metadata: Mapping[str, Any],
+    checks: Sequence[dg.AssetCheckResult] = (),
+) -> Iterator[Any]:
+    """Report an asset without partitions; ``data_version`` identifies its content."""
+    if _reports_itself(context):
+        context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags={DATA_VERSION_TAG: data_version}))
+        yield dg.MaterializeResult(asset_key=key)
+    else:
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=dg.DataVersion(data_version))
+    yield from checks
+
+
+def _reports_itself(context: dg.AssetExecutionContext) -> bool:
+    return context.run.tags.get(EXTERNALLY_MANAGED_ASSETS_TAG) == "true"
+
+
+def _log_materialisations(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Sequence[DayReport]) -> None:
+    seen = context.instance.get_materialized_partitions(key)
+    for report in reports:
+        known = report.outcome.status is Status.UNCHANGED and report.outcome.day in seen
+        if report.outcome.good and not known:
+            context.log_event(_materialisation(key, report))
+
+
+def _materialisation(key: dg.AssetKey, report: DayReport) -> dg.AssetMaterialization:
+    state = report.outcome.state
+    assert state is not None
+    return dg.AssetMaterialization(
+        key, partition=report.outcome.day, metadata=report.metadata, tags={DATA_VERSION_TAG: state.content_hash}
+    )
+
+
+def _evaluation(key: dg.AssetKey, check: CheckResult, day: str) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=check.name,
+        passed=check.passed,
+        description=check.description,
+        metadata=dict(check.metadata),
+        severity=dg.AssetCheckSeverity.ERROR,
+        blocking=check.blocking,
+        partition=day,
+    )
+
+
+def _summarise(context: dg.AssetExecutionContext, reports: Sequence[DayReport]) -> None:
+    counts: dict[Status, int] = {}
+    for report in reports:
+        counts[report.outcome.status] = counts.get(report.outcome.status, 0) + 1
+    context.log.info("%s days: %s", len(reports), ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for report in reports:
+        if report.outcome.status is Status.BLOCKED:
+            context.log.warning("%s is blocked: %s", report.outcome.day, report.outcome.reason)

@@ -1,0 +1,99 @@
+"""What people see of an asset: its columns, sample rows, SQL line and pictures, as Dagster metadata."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from ml_platform.core.table_spec import TableSpec
+from ml_platform.stores.incremental import Outcome
+from ml_platform.stores.lake import sql_name
+
+
+@dataclass(frozen=True)
+class Column:
+    """One documented column of a table."""
+
+    name: str
+    type: str
+    description: str
+    unit: str = ""
+    nullable: bool = True
+
+
+def table_definition(table: str, columns: Sequence[Column]) -> dict[str, Any]:
+    """Definition metadata of an asset that is a lake table: schema, name and a copyable query."""
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=column.name,
+                    type=column.type,
+                    description=f"{column.description} [{column.unit}]" if column.unit else column.description,
+                    constraints=dg.TableColumnConstraints(nullable=column.nullable),
+                    tags={"unit": column.unit} if column.unit else {},
+                )
+                for column in columns
+            ]
+        ),
+        "dagster/table_name": sql_name(table),
+        "query": dg.MetadataValue.md(f'```\nml-platform sql "select * from {sql_name(table)} limit 10"\n```'),
+    }
+
+
+def contract_columns(spec: TableSpec) -> list[Column]:
+    """The columns of a raw table, as its contract describes them."""
+    return [
+        Column(name, column.type.value, column.description, column.unit or "", column.nullable)
+        for name, column in spec.columns.items()
+    ]
+
+
+def day_metadata(outcome: Outcome) -> dict[str, Any]:
+    """Row count, figures and sample rows of one day."""
+    state = outcome.state
+    if state is None:
+        return {}
+    metadata: dict[str, Any] = {"dagster/partition_row_count": state.rows, "delta_version": state.delta_version}
+    metadata |= {name: value for name, value in state.facts.items() if value is not None}
+    if state.inputs:
+        metadata["inputs"] = dg.MetadataValue.json(dict(state.inputs))
+    if outcome.sample is not None:
+        metadata["sample"] = sample_rows(outcome.sample)
+    return metadata
+
+
+def sample_rows(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """The first ten rows as a markdown table."""
+    head = frame.head(10)
+    lines = ["| " + " | ".join(head.columns) + " |", "|" + "---|" * head.width]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in head.iter_rows()]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
+    """A PNG shown in place by the Dagster UI."""
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows with the same keys, as a markdown table."""
+    if not rows:
+        return ""
+    header = list(rows[0])
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in header) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if hasattr(value, "strftime"):
+        return str(value.strftime("%Y-%m-%d %H:%M"))
+    return str(value).replace("|", "\\|")
