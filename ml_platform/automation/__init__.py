@@ -1,0 +1,1 @@
+"""When and why things run: conditions, sensors and schedules."""

@@ -1,0 +1,1 @@
+"""Pure functions and frozen values: no clock, no I/O, nothing of Dagster."""

@@ -1,0 +1,1 @@
+"""What this installation declares: one folder per data set, loaded by ``ml_platform.definitions``."""

@@ -1,0 +1,1 @@
+"""Predictions and features on request, without Dagster."""

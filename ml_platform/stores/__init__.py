@@ -1,0 +1,1 @@
+"""Clients of what is outside: the lake, Feast, MLflow, reports. Nothing of Dagster."""

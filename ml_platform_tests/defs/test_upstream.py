@@ -20,9 +20,19 @@ AIRPORTS = pl.DataFrame(
 def flight(hour: str, minute: int, dest: str, sched_arr_time: int, **outcome: int | None) -> pl.DataFrame:
     """One flight of the source, leaving JFK at an hour in UTC."""
     row = {
-        **{"carrier": "B6", "flight": 7, "tailnum": "N1", "origin": "JFK", "dest": dest, "distance": 187},
-        **{"time_hour": hour, "minute": minute, "sched_arr_time": sched_arr_time},
-        **{"dep_delay": 0, "arr_delay": 0, "air_time": 40, **outcome},
+        "carrier": "B6",
+        "flight": 7,
+        "tailnum": "N1",
+        "origin": "JFK",
+        "dest": dest,
+        "distance": 187,
+        "time_hour": hour,
+        "minute": minute,
+        "sched_arr_time": sched_arr_time,
+        "dep_delay": 0,
+        "arr_delay": 0,
+        "air_time": 40,
+        **outcome,
     }
     ints = {"dep_delay": pl.Int64, "arr_delay": pl.Int64, "air_time": pl.Int64}
     return pl.DataFrame([row], schema_overrides=ints)
@@ -62,8 +72,13 @@ def test_the_schedule_is_published_a_day_ahead_and_holds_no_outcome() -> None:
         0, named=True
     )
     assert row == {
-        **{"flight_id": "B67-JFK-20130101T1015", "carrier": "B6", "flight_number": 7, "tailnum": "N1"},
-        **{"origin": "JFK", "dest": "BOS", "distance_miles": 187},
+        "flight_id": "B67-JFK-20130101T1015",
+        "carrier": "B6",
+        "flight_number": 7,
+        "tailnum": "N1",
+        "origin": "JFK",
+        "dest": "BOS",
+        "distance_miles": 187,
         "scheduled_departure_at": datetime(2013, 1, 1, 10, 15, tzinfo=UTC),
         "scheduled_arrival_at": datetime(2013, 1, 1, 11, 30, tzinfo=UTC),
         "published_at": datetime(2012, 12, 31, 10, 15, tzinfo=UTC),
@@ -107,7 +122,10 @@ def test_the_year_is_complete() -> None:
     assert arrivals.filter(pl.col("landed_at") >= new_year).height == 251
     assert schedule.filter(pl.col("scheduled_departure_at") >= new_year).height == 88
     assert {name: tables[name].height for name in ("weather", "planes", "airports", "airlines")} == {
-        **{"weather": 26_115, "planes": 3_322, "airports": 1_458, "airlines": 16}
+        "weather": 26_115,
+        "planes": 3_322,
+        "airports": 1_458,
+        "airlines": 16,
     }
     assert all(tables[name][at].null_count() == 0 for name, at in upstream.KNOWN_AT.items())
 
