@@ -1,0 +1,196 @@
+"""The ledger: every decision on a model version, appended and never changed; it says who is champion.
+
+Belongs here: the order of decisions, and that of two made at once on the same champion one is refused.
+
+The champion is the version of the newest promoting entry. MLflow's alias follows the ledger
+(:mod:`ml_platform.stores.models`), because MLflow can set an alias but not compare before it sets. Delta
+can: a commit names the decision it continues (an application transaction, one per model), and the log
+refuses a second commit that continues the same one, on a local disk as on object storage.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_platform.core.promotion import Decision
+
+SCHEMA: Mapping[str, pl.DataType] = {
+    "model": pl.String(),
+    "version": pl.Int64(),
+    "previous_version": pl.Int64(),
+    "promoted": pl.Boolean(),
+    "rule": pl.String(),
+    "reason": pl.String(),
+    "gates": pl.String(),
+    "decided_at_watermark": pl.Datetime("us", "UTC"),
+    "decided_at": pl.Datetime("us", "UTC"),
+    "by": pl.String(),
+    "run_id": pl.String(),
+    "sequence": pl.Int64(),
+}
+
+
+class PromotionConflictError(RuntimeError):
+    """The champion is not the one the decision was made against."""
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One decision.
+
+    ``previous_version`` is the champion before it (None: there was none), ``gates`` the gate results as
+    JSON, ``decided_at_watermark`` the event time it speaks of and ``decided_at`` the wall time, ``by`` a
+    person or ``automation``, ``run_id`` the Dagster run, ``sequence`` its number (from 1) in the model's
+    history.
+    """
+
+    model: str
+    version: int
+    previous_version: int | None
+    promoted: bool
+    rule: str
+    reason: str
+    gates: str
+    decided_at_watermark: datetime
+    decided_at: datetime
+    by: str
+    run_id: str
+    sequence: int
+
+
+class Ledger:
+    """The decisions table: one Delta table for all models."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self._uri = uri
+        self._options = dict(storage_options or {})
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The ledger of these settings, a table of their lake."""
+        return cls(f"{settings.lake_uri.rstrip('/')}/{settings.ledger_table}", settings.storage_options)
+
+    def history(self, model: str | None = None) -> pl.DataFrame:
+        """Decisions on one model, or on all, oldest first; columns as :data:`SCHEMA`."""
+        if not DeltaTable.is_deltatable(self._uri, self._options):
+            return pl.DataFrame(schema=dict(SCHEMA))
+        entries = self._read(DeltaTable(self._uri, storage_options=self._options))
+        return entries if model is None else entries.filter(pl.col("model") == model)
+
+    def latest(self, model: str) -> LedgerEntry | None:
+        """The newest decision, promoting or not; None if there is none."""
+        return _last(self.history(model))
+
+    def champion(self, model: str) -> LedgerEntry | None:
+        """The entry that made the present champion; None if no version ever was."""
+        return _last(self.history(model).filter("promoted"))
+
+    def record(
+        self,
+        model: str,
+        version: int,
+        decision: "Decision",
+        *,
+        expected_current: int | None,
+        watermark: datetime,
+        by: str,
+        run_id: str,
+    ) -> LedgerEntry:
+        """Append a decision; of several promotions that expect the same champion, one is appended.
+
+        A promotion repeated by the same run (a step retried after a crash) answers with its first entry. A
+        rejection changes no champion and is recorded whichever it is now.
+
+        Args:
+            model: name of the model.
+            version: the version decided on.
+            decision: its outcome, rule, reason and gates.
+            expected_current: the champion the decision was made against; None for none.
+            watermark: event time of the decision (UTC).
+            by: who decided.
+            run_id: the Dagster run.
+
+        Raises:
+            PromotionConflictError: the champion is another than ``expected_current``.
+        """
+        delta = self._table()
+        while True:
+            history = self._read(delta).filter(pl.col("model") == model)
+            champion = _last(history.filter("promoted"))
+            current = None if champion is None else champion.version
+            if decision.promote:
+                if champion is not None and (champion.version, champion.run_id) == (version, run_id):
+                    return champion
+                if current != expected_current or current == version:
+                    raise PromotionConflictError(
+                        f"{model} version {version} was to replace {_named(expected_current)}, but the champion is "
+                        f"{_named(current)}: decide again against that"
+                    )
+            entry = LedgerEntry(
+                model=model,
+                version=version,
+                previous_version=current,
+                promoted=decision.promote,
+                rule=decision.rule,
+                reason=decision.reason,
+                gates=json.dumps([asdict(gate) for gate in decision.gates]),
+                decided_at_watermark=watermark,
+                decided_at=datetime.now(UTC),
+                by=by,
+                run_id=run_id,
+                sequence=history.height + 1,
+            )
+            try:
+                self._append(delta, entry)
+            except CommitFailedError:
+                # Another decision on this model came first: judge again on what it left.
+                delta.update_incremental()
+                continue
+            return entry
+
+    def _append(self, delta: DeltaTable, entry: LedgerEntry) -> None:
+        claim = Transaction(app_id=f"decisions/{entry.model}", version=entry.sequence)
+        write_deltalake(
+            delta,
+            pl.DataFrame([asdict(entry)], schema=dict(SCHEMA)),
+            mode="append",
+            commit_properties=CommitProperties(app_transactions=[claim]),
+        )
+
+    def _table(self) -> DeltaTable:
+        if not DeltaTable.is_deltatable(self._uri, self._options):
+            try:
+                DeltaTable.create(
+                    self._uri,
+                    pl.DataFrame(schema=dict(SCHEMA)).to_arrow().schema,
+                    mode="ignore",
+                    storage_options=self._options,
+                    configuration={"delta.logRetentionDuration": "interval 3650 days"},
+                )
+            except CommitFailedError:
+                # Somebody else created it between the look and the commit.
+                pass
+        return DeltaTable(self._uri, storage_options=self._options)
+
+    def _read(self, delta: DeltaTable) -> pl.DataFrame:
+        return pl.scan_delta(delta).select(*SCHEMA).collect().sort("model", "sequence")
+
+
+def _last(history: pl.DataFrame) -> LedgerEntry | None:
+    if history.is_empty():
+        return None
+    row: dict[str, Any] = history.row(-1, named=True)
+    return LedgerEntry(**row)
+
+
+def _named(version: int | None) -> str:
+    return "no champion" if version is None else f"version {version}"
