@@ -1,5 +1,10 @@
 """The export job: what it leaves in the landing folder, in order and when things go wrong."""
 
+import os
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -111,16 +116,34 @@ def test_a_file_that_is_there_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "weather" / "2013-01-02.csv").read_text() == "changed"
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(source: Path, target: Path) -> None:
-        assert not source.match("*.csv")
-        assert source.parent == target.parent
-        raise OSError("no space left")
-
-    monkeypatch.setattr(replay_module.os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        land(tmp_path)
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            land(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(tmp_path) == {}
+
+
+def test_a_killed_replay_leaves_whole_files_only_and_the_next_one_completes_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ml_platform.defs.nyc_flights.replay import replay; "
+        f"list(replay(Path(sys.argv[1]), start={START!r}, until='2013-02-01'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")])
+    while process.poll() is None and len(list((tmp_path / "killed").glob("weather/*.csv"))) < 3:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    land(tmp_path / "whole", until="2013-02-01")
+    whole, killed = files(tmp_path / "whole"), files(tmp_path / "killed")
+    delivered = {name: content for name, content in killed.items() if name.endswith(".csv")}
+    assert len(REFERENCE_TABLES) + 3 <= len(delivered) < len(whole)
+    assert all(whole[name] == content for name, content in delivered.items())
+    land(tmp_path / "killed", until="2013-02-01")
+    assert {name: content for name, content in files(tmp_path / "killed").items() if name.endswith(".csv")} == whole
 
 
 @pytest.mark.parametrize(
@@ -247,17 +270,14 @@ def test_the_command_lands_files_and_says_so(tmp_path: Path, monkeypatch: pytest
     }
 
 
-def test_the_command_says_in_one_line_what_was_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))
-    monkeypatch.setattr("sys.argv", ["ml-platform", "replay", "--with", "lost"])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert error.startswith("ml-platform: unknown awkward delivery lost: choose from corrections")
-    assert error.count("\n") == 1
+def test_the_command_says_in_one_line_what_was_wrong(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("ml-platform"), "replay", "--with", "lost"]
+    env = {**os.environ, "ML_PLATFORM_HOME": str(tmp_path)}
+    result = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("ml-platform: unknown awkward delivery lost: choose from corrections")
+    assert result.stderr.count("\n") == 1
+    assert files(tmp_path) == {}
 
 
 def test_deliveries_can_be_landed_one_at_a_time(tmp_path: Path) -> None:
