@@ -14,7 +14,7 @@ from ml_platform import settings
 from ml_platform.stores.models import ModelStore, TrainingRun
 
 
-class MlflowResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class MlflowResource(dg.ConfigurableResource):
     """Runs and registered models of the platform's MLflow."""
 
     def store(self) -> ModelStore:

@@ -13,13 +13,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Self
 
 import duckdb
 import polars as pl
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from ml_platform.core.content import content_hash, digest, sort_rows
@@ -146,9 +147,7 @@ class Lake:
     def partitions(self, table: str) -> dict[str, PartitionState]:
         """The state of every partition that has a valid record, by partition name."""
         files = _files_by_partition(self._open(table)) if self.exists(table) else {}
-        newest = (
-            self._records(table).sort("recorded_at").unique("partition", keep="last").sort("partition")
-        )
+        newest = self._records(table).sort("recorded_at").unique("partition", keep="last").sort("partition")
         return {
             row["partition"]: PartitionState(
                 table=table,
@@ -180,7 +179,9 @@ class Lake:
             raise RefusedQueryError(f"give exactly one statement, not {len(statements)}")
         kind = statements[0].type
         if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-            raise RefusedQueryError(f"{kind.name} is not a read: only SELECT, DESCRIBE, SUMMARIZE and EXPLAIN are allowed")
+            raise RefusedQueryError(
+                f"{kind.name} is not a read: only SELECT, DESCRIBE, SUMMARIZE and EXPLAIN are allowed"
+            )
         sandbox = {"enable_external_access": "false"}
         with duckdb.connect(":memory:", config=sandbox) as connection:
             known = [*self.tables(), CATALOG]
@@ -275,6 +276,49 @@ class Lake:
         write = self._writer(table, frame, mode="append", partition_by=None, predicate=None)
         return _with_retries(write)
 
+    def create(self, table: str, schema: Mapping[str, pl.DataType]) -> None:
+        """Make an empty table that only grows, unless it is there."""
+        if self.exists(table):
+            return
+        # A process that loses the race to create it uses the winner's.
+        with suppress(CommitFailedError):
+            DeltaTable.create(
+                self.uri(table),
+                pl.DataFrame(schema=dict(schema)).to_arrow().schema,
+                mode="ignore",
+                storage_options=self._options,
+                configuration=_TABLE_CONFIGURATION,
+            )
+        self._append_records([PartitionState(table, WHOLE, 0, "", "", 0)])
+
+    def append_claimed(self, table: str, frame: pl.DataFrame, *, claim: str, sequence: int, onto: int) -> bool:
+        """Add rows unless another writer has, under the same claim, since version ``onto`` of the table.
+
+        This is compare-and-set: of writers who read the same version and then claim alike, one succeeds.
+        Writers with other claims do not matter.
+
+        Args:
+            table: one that only grows, made by :meth:`create`.
+            frame: the rows.
+            claim: what must not be claimed twice.
+            sequence: the number of this claim; kept in the table's log.
+            onto: the version that the writer has read.
+
+        Returns:
+            Whether the rows were added.
+        """
+        transaction = Transaction(app_id=claim, version=sequence)
+        try:
+            write_deltalake(
+                self._open(table, onto),
+                frame,
+                mode="append",
+                commit_properties=CommitProperties(app_transactions=[transaction]),
+            )
+        except CommitFailedError:
+            return False
+        return True
+
     # Inside ----------------------------------------------------------------------------------------
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable:
@@ -346,7 +390,11 @@ class Lake:
                 changed=changed,
             )
             states[name] = state
-            if old is None or changed or (old.inputs_hash, old.facts, old.blocked) != (state.inputs_hash, state.facts, ""):
+            if (
+                old is None
+                or changed
+                or (old.inputs_hash, old.facts, old.blocked) != (state.inputs_hash, state.facts, "")
+            ):
                 news.append(state)
         self._append_records(news)
         return states

@@ -12,16 +12,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError
 
-from ml_platform.settings import Settings
+from ml_platform.stores.lake import Lake
 
 if TYPE_CHECKING:
     from ml_platform.core.promotion import Decision
+
+TABLE = "ledger/promotions"
 
 SCHEMA: Mapping[str, pl.DataType] = {
     "model": pl.String(),
@@ -70,21 +70,14 @@ class LedgerEntry:
 class Ledger:
     """The decisions table: one Delta table for all models."""
 
-    def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
-        self._uri = uri
-        self._options = dict(storage_options or {})
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The ledger of these settings, a table of their lake."""
-        return cls(f"{settings.lake_uri.rstrip('/')}/{settings.ledger_table}", settings.storage_options)
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
 
     def history(self, model: str | None = None) -> pl.DataFrame:
         """Decisions on one model, or on all, oldest first; columns as :data:`SCHEMA`."""
-        if not DeltaTable.is_deltatable(self._uri, self._options):
+        if not self._lake.exists(TABLE):
             return pl.DataFrame(schema=dict(SCHEMA))
-        entries = self._read(DeltaTable(self._uri, storage_options=self._options))
-        return entries if model is None else entries.filter(pl.col("model") == model)
+        return self._read(model)
 
     def latest(self, model: str) -> LedgerEntry | None:
         """The newest decision, promoting or not; None if there is none."""
@@ -122,9 +115,10 @@ class Ledger:
         Raises:
             PromotionConflictError: the champion is another than ``expected_current``.
         """
-        delta = self._table()
+        self._lake.create(TABLE, SCHEMA)
         while True:
-            history = self._read(delta).filter(pl.col("model") == model)
+            seen = self._lake.version(TABLE)
+            history = self._read(model, seen)
             champion = _last(history.filter("promoted"))
             current = None if champion is None else champion.version
             if decision.promote:
@@ -149,40 +143,14 @@ class Ledger:
                 run_id=run_id,
                 sequence=history.height + 1,
             )
-            try:
-                self._append(delta, entry)
-            except CommitFailedError:
-                # Another decision on this model came first: judge again on what it left.
-                delta.update_incremental()
-                continue
-            return entry
+            row = pl.DataFrame([asdict(entry)], schema=dict(SCHEMA))
+            # Refused if another decision on this model came first: judge again on what that left.
+            if self._lake.append_claimed(TABLE, row, claim=f"decisions/{model}", sequence=entry.sequence, onto=seen):
+                return entry
 
-    def _append(self, delta: DeltaTable, entry: LedgerEntry) -> None:
-        claim = Transaction(app_id=f"decisions/{entry.model}", version=entry.sequence)
-        write_deltalake(
-            delta,
-            pl.DataFrame([asdict(entry)], schema=dict(SCHEMA)),
-            mode="append",
-            commit_properties=CommitProperties(app_transactions=[claim]),
-        )
-
-    def _table(self) -> DeltaTable:
-        if not DeltaTable.is_deltatable(self._uri, self._options):
-            try:
-                DeltaTable.create(
-                    self._uri,
-                    pl.DataFrame(schema=dict(SCHEMA)).to_arrow().schema,
-                    mode="ignore",
-                    storage_options=self._options,
-                    configuration={"delta.logRetentionDuration": "interval 3650 days"},
-                )
-            except CommitFailedError:
-                # Somebody else created it between the look and the commit.
-                pass
-        return DeltaTable(self._uri, storage_options=self._options)
-
-    def _read(self, delta: DeltaTable) -> pl.DataFrame:
-        return pl.scan_delta(delta).select(*SCHEMA).collect().sort("model", "sequence")
+    def _read(self, model: str | None, version: int | None = None) -> pl.DataFrame:
+        entries = self._lake.read(TABLE, columns=list(SCHEMA), version=version).sort("model", "sequence")
+        return entries if model is None else entries.filter(pl.col("model") == model)
 
 
 def _last(history: pl.DataFrame) -> LedgerEntry | None:

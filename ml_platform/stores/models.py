@@ -26,6 +26,7 @@ import polars as pl
 from ml_platform.core.content import digest
 from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel, encode
 from ml_platform.settings import Settings, disable_telemetry
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
 
 if TYPE_CHECKING:
@@ -114,13 +115,13 @@ class ModelStore:
         # MLflow reads its telemetry switch when it is first imported.
         disable_telemetry()
         self._settings = settings
-        self.ledger = ledger or Ledger.of(settings)
+        self.ledger = ledger or Ledger(Lake.of(settings))
 
     # Training --------------------------------------------------------------------------------------
 
     @contextmanager
     def training_run(self, model: str, tags: Mapping[str, str] | None = None) -> Iterator[TrainingRun]:
-        """An MLflow run of the model's experiment: FINISHED on leaving, FAILED (KILLED if interrupted) on an exception."""
+        """An MLflow run that ends as FINISHED, as FAILED on an exception, or as KILLED if interrupted."""
         import mlflow
 
         experiment_id = self.experiment(model)
@@ -386,7 +387,7 @@ class ModelStore:
     # Inside ----------------------------------------------------------------------------------------
 
     def _align(self, name: str) -> LedgerEntry | None:
-        """Point the alias to the ledger's champion; again if that changed meanwhile, so that the last write is right."""
+        """Point the alias to the ledger's champion, again if that changed meanwhile: the last write is right."""
         from mlflow.exceptions import MlflowException
 
         entry = self.ledger.champion(name)
