@@ -13,7 +13,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-OWNER = "flight-data@example.com"
+OWNER = "team:flight-data"
 WINDOWS = ("1h", "3h", "24h", "7d")
 """Trailing windows of the delay statistics; the transforms are given the same in ``defs.yaml``."""
 
@@ -22,23 +22,6 @@ _TAGS = {"domain": "nyc_flights"}
 
 def _field(name: str, dtype: object, unit: str, description: str) -> Field:
     return Field(name=name, dtype=dtype, description=description, tags={"unit": unit})
-
-
-class _RequestField(Field):
-    """A field of a request-time view that keeps its description.
-
-    Apply compares a declared field with the one it infers by running the function, descriptions included,
-    and so refuses every documented one (Feast 0.67). Name and type are what must agree.
-    """
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Field) and (self.name, self.dtype) == (other.name, other.dtype)
-
-    __hash__ = Field.__hash__
-
-
-def _request_field(name: str, dtype: object, unit: str, description: str) -> Field:
-    return _RequestField(name=name, dtype=dtype, description=description, tags={"unit": unit})
 
 
 def _source(view: str) -> FileSource:
@@ -224,25 +207,26 @@ flight_request = RequestSource(
 )
 
 
+# Feast 0.67 keeps neither description nor tags of a request-time column: the view's tags carry them,
+# as `column:<name>` = `<unit>: <description>`.
+_REQUEST_COLUMNS = (
+    ("local_hour", Int64, "hour of day: Hour of scheduled departure, New York time, 0 to 23."),
+    ("local_weekday", Int64, "ISO weekday: Weekday of scheduled departure, New York time, Monday is 1."),
+    ("route_distance_miles", Int64, "miles: Distance of the route."),
+    ("scheduled_block_minutes", Int64, "minutes: Scheduled time from gate to gate."),
+    ("scheduled_speed_mph", Float64, "miles per hour: Distance over block; a slack schedule is slow."),
+    ("days_since_holiday", Int64, "days: Since the last US federal holiday; 0 on one."),
+    ("days_to_holiday", Int64, "days: To the next US federal holiday; 0 on one."),
+)
+
+
 @on_demand_feature_view(
     sources=[flight_request],
-    schema=[
-        _request_field("local_hour", Int64, "hour of day", "Hour of scheduled departure, New York time, 0 to 23."),
-        _request_field(
-            "local_weekday", Int64, "ISO weekday", "Weekday of scheduled departure, New York time, Monday is 1."
-        ),
-        _request_field("route_distance_miles", Int64, "miles", "Distance of the route."),
-        _request_field("scheduled_block_minutes", Int64, "minutes", "Scheduled time from gate to gate."),
-        _request_field(
-            "scheduled_speed_mph", Float64, "miles per hour", "Distance over block: a slack schedule is slow."
-        ),
-        _request_field("days_since_holiday", Int64, "days", "Since the last US federal holiday; 0 on one."),
-        _request_field("days_to_holiday", Int64, "days", "To the next US federal holiday; 0 on one."),
-    ],
+    schema=[Field(name=name, dtype=dtype) for name, dtype, _ in _REQUEST_COLUMNS],
     mode="pandas",
     owner=OWNER,
     description="What follows from the request alone: local time, the route's length, nearness of holidays.",
-    tags={**_TAGS, "kind": "request"},
+    tags={**_TAGS, "kind": "request", **{f"column:{name}": text for name, _, text in _REQUEST_COLUMNS}},
 )
 def flight_request_features(inputs: pd.DataFrame) -> pd.DataFrame:
     """Local calendar (America/New_York), distance and block of the requested flights."""

@@ -1,0 +1,301 @@
+"""Feast, as the platform uses it: apply, the manifest, historical and online retrieval.
+
+Belongs here: every call to Feast. Feast is imported inside functions (it takes seconds); the manifest is
+read without it.
+"""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import yaml
+
+from ml_platform.core.feature_manifest import FeatureManifest, ViewSpec
+from ml_platform.settings import Settings, disable_telemetry
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.repo_reader import FeatureRepoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from feast import FeatureStore
+
+_MOMENT = "event_timestamp"
+_READ_BACK_ROWS = 500
+_UTC = pl.Datetime("us", "UTC")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What went to the online store: keys alive in the source, and how many of them it answers for."""
+
+    view: str
+    source_keys: int
+    online_keys: int
+
+
+class FeatureClient:
+    """The feature repository of these settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def manifest(self) -> FeatureManifest:
+        """Views and services; read anew when a file of the repository or Feast's version changed.
+
+        A registry that belongs to this home alone is brought up to date by the same process.
+
+        Raises:
+            FeatureRepoError: the repository is not usable; the message says why.
+        """
+        path = self._settings.feast_home / "manifests" / f"{self._fingerprint()}.json"
+        if not path.is_file():
+            if self._settings.feature_store_yaml is None:
+                self.apply()
+            else:
+                self._read_repo("manifest", path)
+        return FeatureManifest.model_validate_json(path.read_text())
+
+    def apply(self) -> None:
+        """Register the repository's definitions, as ``feast apply`` does.
+
+        Raises:
+            FeatureRepoError: the repository is not usable, or a view's entities do not match its columns.
+        """
+        fingerprint = self._fingerprint()
+        self._read_repo("apply", self._settings.feast_home / "manifests" / f"{fingerprint}.json")
+        self._applied_marker.write_text(self._applied_state(fingerprint))
+
+    def historical(
+        self, service: str, entity_frame: pl.DataFrame, *, versions: Mapping[str, int] | None = None
+    ) -> pl.DataFrame:
+        """Each row with the service's features as they were known at its ``event_timestamp``.
+
+        Args:
+            service: name of a feature service.
+            entity_frame: its join keys and request columns, ``event_timestamp`` (UTC) and whatever else.
+            versions: Delta version by table (``features/weather_at_origin``); the newest where none is named.
+
+        Returns:
+            ``entity_frame``, its rows and columns in their order, then the features in the service's order.
+
+        Raises:
+            LookupError: no such service.
+            ValueError: a column the service needs is missing, or one has a feature's name.
+        """
+        manifest = self.manifest()
+        spec = manifest.service(service)
+        if missing := sorted({*spec.entity_columns, _MOMENT} - set(entity_frame.columns)):
+            raise ValueError(f"service {service!r} needs the columns {missing}; given are {entity_frame.columns}")
+        if clash := sorted(set(spec.features) & set(entity_frame.columns)):
+            raise ValueError(f"columns {clash} have the names of features of {service!r}: drop or rename them")
+        needed = entity_frame.select(*spec.entity_columns, _MOMENT)
+        dtypes = {name: manifest.column(service, name).polars_dtype for name in spec.features}
+        if entity_frame.is_empty():
+            return entity_frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in dtypes.items())
+        store = self._store(versions or {})
+        with _quiet():
+            job = store.get_historical_features(needed.to_pandas(), store.get_feature_service(service))
+            result = pl.from_arrow(job.to_arrow())
+        assert isinstance(result, pl.DataFrame)
+        features = result.select(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
+        return pl.concat([entity_frame, features], how="horizontal")
+
+    def push_online(self, view: str, *, as_of: datetime | None = None) -> Pushed:
+        """Write the newest row of each key to the online store, and read it back.
+
+        Args:
+            view: name of a batch view.
+            as_of: rows later than this are not there yet, and keys whose newest row has outlived the view's
+                TTL by then are left out; the newest row's moment if absent.
+
+        Returns:
+            Keys in the source and keys that the online store answers with that very row.
+
+        Raises:
+            LookupError: no such batch view, or its table was never written.
+        """
+        spec = self._batch_view(view)
+        newest = self._newest(spec, as_of)
+        if newest.is_empty():
+            return Pushed(view, 0, 0)
+        store = self._store({})
+        with _quiet():
+            store.write_to_online_store(view, newest.to_pandas(), transform_on_write=False)
+        return Pushed(view, newest.height, self._found_online(store, spec, newest))
+
+    def online(
+        self, service: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]], *, as_of: datetime
+    ) -> pl.DataFrame:
+        """The service's features of each row from the online store, as known at ``as_of``.
+
+        A value older than its view's TTL at ``as_of`` is null, which Feast's online read does not see to.
+
+        Args:
+            service: name of a feature service.
+            rows: its join keys and request columns.
+            as_of: the moment of asking, in event time (UTC).
+
+        Returns:
+            The rows' columns, then the features in the service's order.
+
+        Raises:
+            LookupError: no such service.
+            ValueError: a column the service needs is missing.
+        """
+        manifest = self.manifest()
+        spec = manifest.service(service)
+        frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(list(rows))
+        if missing := sorted(set(spec.entity_columns) - set(frame.columns)):
+            raise ValueError(f"service {service!r} needs the columns {missing}; given are {frame.columns}")
+        store = self._store({})
+        with _quiet():
+            answer = store.get_online_features(
+                features=store.get_feature_service(service),
+                entity_rows=frame.select(spec.entity_columns).to_dicts(),
+            ).to_dict(include_event_timestamps=True)
+        features = []
+        for name in spec.views:
+            view = manifest.view(name)
+            for column in view.features:
+                if column.name in spec.features:
+                    values = pl.Series(column.name, answer[column.name], dtype=column.polars_dtype, strict=False)
+                    seconds = pl.Series(answer[f"{column.name}__ts"], dtype=pl.Int64)
+                    features.append(_alive(values, seconds, view, as_of))
+        ordered = {series.name: series for series in features}
+        return frame.with_columns(ordered[name] for name in spec.features)
+
+    # Inside ----------------------------------------------------------------------------------------
+
+    @property
+    def _applied_marker(self) -> Path:
+        return self._settings.feast_home / "applied"
+
+    @cached_property
+    def _config_file(self) -> Path:
+        """The ``feature_store.yaml`` in force; one of this home is written if none was given."""
+        if self._settings.feature_store_yaml is not None:
+            return self._settings.feature_store_yaml
+        home = self._settings.feast_home
+        config = yaml.safe_load((self._settings.feature_repo / "feature_store.yaml").read_text())
+        config["registry"]["path"] = str(home / "registry.db")
+        config["online_store"]["path"] = str(home / "online.db")
+        config["offline_store"] |= {
+            "lake": self._settings.lake_uri,
+            "storage_options": dict(self._settings.storage_options),
+        }
+        path = home / "feature_store.yaml"
+        text = yaml.safe_dump(config, sort_keys=False)
+        if not path.is_file() or path.read_text() != text:
+            home.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o600)
+        return path
+
+    def _fingerprint(self) -> str:
+        """A digest of the repository's files and Feast's version."""
+        content = hashlib.sha256(version("feast").encode())
+        repo = self._settings.feature_repo
+        for path in sorted(repo.rglob("*.py")) + [repo / ".feastignore"]:
+            if path.is_file():
+                content.update(f"{path.relative_to(repo)}\0".encode() + path.read_bytes())
+        return content.hexdigest()[:16]
+
+    def _applied_state(self, fingerprint: str) -> str:
+        return f"{fingerprint} {hashlib.sha256(self._config_file.read_bytes()).hexdigest()[:16]}"
+
+    def _read_repo(self, command: str, manifest: Path) -> None:
+        process = subprocess.run(
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "ml_platform.stores.repo_reader", command]
+            + [str(self._settings.feature_repo), str(self._config_file), str(manifest)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if process.returncode:
+            raise FeatureRepoError(f"{self._settings.feature_repo}: {process.stderr.strip() or process.stdout.strip()}")
+
+    def _store(self, versions: Mapping[str, int]) -> "FeatureStore":
+        """Feast on the definitions as they stand, applied first if they changed since."""
+        fingerprint = self._fingerprint()
+        state = self._applied_state(fingerprint)
+        if not self._applied_marker.is_file() or self._applied_marker.read_text() != state:
+            self.apply()
+        disable_telemetry()
+        with _quiet():
+            from feast import FeatureStore
+            from feast.repo_config import load_repo_config
+
+            config = load_repo_config(self._settings.feature_repo, self._config_file)
+            config.offline_store.versions = dict(versions)
+            return FeatureStore(config=config)
+
+    def _batch_view(self, name: str) -> ViewSpec:
+        spec = self.manifest().view(name)
+        if spec.kind != "batch":
+            raise LookupError(f"view {name!r} follows from the request: it has nothing to push")
+        return spec
+
+    def _newest(self, view: ViewSpec, as_of: datetime | None) -> pl.DataFrame:
+        assert view.table is not None
+        keys = [key.name for key in view.join_keys]
+        rows = Lake.of(self._settings).scan(view.table)
+        if as_of is None:
+            as_of = rows.select(pl.col(_MOMENT).max()).collect().item()
+        if as_of is None:
+            return pl.DataFrame()
+        rows = rows.filter(pl.col(_MOMENT) <= as_of).drop_nulls(keys)
+        if view.ttl:
+            oldest = as_of - view.ttl
+            rows = rows.filter(pl.col(_MOMENT) >= oldest)
+            if "day" in rows.collect_schema().names():
+                rows = rows.filter(pl.col("day") >= oldest.astimezone(UTC).date())
+        columns = [pl.col(column.name).cast(column.polars_dtype) for column in view.columns]
+        newest = rows.select(*columns, _MOMENT).collect().sort(_MOMENT)
+        return newest.unique(keys, keep="last", maintain_order=True)
+
+    def _found_online(self, store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> int:
+        """How many of these rows the online store returns with the same moment."""
+        table = store.get_feature_view(view.name)
+        keys = [key.name for key in view.join_keys]
+        feature = view.features[0].name
+        found = 0
+        for chunk in newest.iter_slices(_READ_BACK_ROWS):
+            answer = store.get_online_features(
+                features=[f"{table.name}:{feature}"], entity_rows=chunk.select(keys).to_dicts()
+            ).to_dict(include_event_timestamps=True)
+            seconds = pl.Series(answer[f"{feature}__ts"], dtype=pl.Int64)
+            found += int((seconds == chunk[_MOMENT].dt.epoch("s")).sum())
+        return found
+
+
+def _alive(values: pl.Series, seconds: pl.Series, view: ViewSpec, as_of: datetime) -> pl.Series:
+    """The values whose row was there at ``as_of`` and had not expired."""
+    if view.kind == "on_demand":
+        return values
+    moment = pl.from_epoch(seconds, time_unit="s").cast(_UTC)
+    alive = moment <= as_of
+    if view.ttl:
+        alive &= moment >= as_of - view.ttl
+    return values.set(~alive, None)
+
+
+@contextmanager
+def _quiet() -> "Iterator[None]":
+    """Hide Feast's standing notices; what a caller must know is an error, not a warning."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="On demand feature view is an experimental feature")
+        warnings.filterwarnings("ignore", category=UserWarning, module="feast")
+        yield
