@@ -78,9 +78,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         feature_repo=Path(env.get("ML_PLATFORM_FEATURE_REPO", PROJECT_ROOT / "feature_repo")).resolve(),
         feast_home=home / "feast",
         feature_store_yaml=Path(feature_store_yaml).resolve() if feature_store_yaml else None,
-        mlflow_tracking_uri=env.get(
-            "ML_PLATFORM_MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
-        ),
+        mlflow_tracking_uri=env.get("ML_PLATFORM_MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"),
         mlflow_artifacts_uri=env.get("ML_PLATFORM_MLFLOW_ARTIFACTS_URI", str(home / "mlflow" / "artifacts")),
         optuna_storage_url=env.get("ML_PLATFORM_OPTUNA_URL", f"sqlite:///{home / 'mlflow' / 'optuna.db'}"),
         reports=home / "reports",

@@ -130,7 +130,9 @@ class PromotionGate(Spec):
         default=0.0, ge=0, description="How much worse a challenger of a stale champion may be, lower interval end."
     )
     slice_minimum_rows: int = Field(default=200, ge=1)
-    slice_max_drop: float = Field(default=0.15, ge=0, description="Allowed loss of `metric` in a slice against overall.")
+    slice_max_drop: float = Field(
+        default=0.15, ge=0, description="Allowed loss of `metric` in a slice against overall."
+    )
     protected_max_gap: float = Field(default=0.2, ge=0)
     max_calibration_error: float | None = Field(default=None, ge=0)
     cases: tuple[BehaviouralCase, ...] = ()
@@ -156,7 +158,9 @@ class RetrainPolicy(Spec):
     cooldown: Duration = Field(default=parse_duration("7d"))
     stale_after: Duration = Field(default=parse_duration("30d"))
     performance_window: Duration = Field(default=parse_duration("7d"))
-    performance_drop: float = Field(default=0.05, ge=0, description="Loss of the gate's metric that calls for retraining.")
+    performance_drop: float = Field(
+        default=0.05, ge=0, description="Loss of the gate's metric that calls for retraining."
+    )
 
 
 class ModelSpec(Spec):
