@@ -266,10 +266,11 @@ def _judge(
         "_partition", as_dict=True, include_key=False
     )
     figures = _quality(spec, rows, typed)
+    no_rows, none_broken = pl.DataFrame(schema=polars_schema(spec)), pl.DataFrame(schema=quarantine_schema(spec))
     return {
         partition: Validated(
-            by_partition.get((partition,), pl.DataFrame(schema=polars_schema(spec))),
-            broken.get((partition,), pl.DataFrame(schema=quarantine_schema(spec))),
+            by_partition.get((partition,), no_rows),
+            broken.get((partition,), none_broken),
             figures.get(partition, Quality()),
         )
         for partition in landed

@@ -1,0 +1,146 @@
+"""Landing folders as upstream leaves them: days, hours, pieces, gaps and things that are no delivery."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ml_platform.core.table_spec import TableSpec
+from ml_platform.stores.landing import Landing, watermark
+
+COLUMNS = [
+    {"name": "gauge", "type": "text", "description": "Where."},
+    {"name": "received_at", "type": "timestamp", "description": "When we heard of it."},
+]
+COMMON = {"description": "A table.", "owners": ["team:rivers"], "key": ["gauge"]}
+
+
+def table(name: str, source: str = "") -> TableSpec:
+    return TableSpec.model_validate(
+        COMMON | {"name": name, "source": source, "known_at": "received_at", "contract": {"columns": COLUMNS}}
+    )
+
+
+LEVELS = table("levels")
+GAUGES = TableSpec.model_validate(
+    COMMON | {"name": "gauges", "kind": "reference", "contract": {"columns": COLUMNS[:1]}}
+)
+
+
+def land(root: Path, *names: str, folder: str = "levels") -> Landing:
+    (root / folder).mkdir(exist_ok=True)
+    for name in names:
+        (root / folder / name).write_text(name)
+    return Landing(root)
+
+
+def test_hours_and_pieces_belong_to_their_utc_day_in_order(tmp_path: Path) -> None:
+    landing = land(tmp_path, "2020-05-02.csv", "2020-05-01T23.csv", "2020-05-01T04.late.csv", "2020-05-01T04.csv")
+
+    periods = landing.periods(LEVELS)
+    assert {day: [file.name for file in files] for day, files in periods.items()} == {
+        "2020-05-01": ["levels/2020-05-01T04.csv", "levels/2020-05-01T04.late.csv", "levels/2020-05-01T23.csv"],
+        "2020-05-02": ["levels/2020-05-02.csv"],
+    }
+    last = periods["2020-05-01"][-1]
+    assert (last.start, last.end) == (datetime(2020, 5, 1, 23, tzinfo=UTC), datetime(2020, 5, 2, tzinfo=UTC))
+    assert landing.read(LEVELS, "2020-05-02") == [("levels/2020-05-02.csv", b"2020-05-02.csv")]
+    assert landing.read(LEVELS, "2020-05-03") == []
+
+
+def test_a_landing_folder_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+    landing = Landing(tmp_path / "nowhere")
+
+    assert landing.periods(LEVELS) == {}
+    assert landing.landed_through(LEVELS) is None
+    assert landing.gaps(LEVELS) == ()
+    assert landing.strangers(LEVELS) == ()
+    assert watermark(landing, [LEVELS]) is None
+
+
+def test_unfinished_and_hidden_files_are_not_there_yet(tmp_path: Path) -> None:
+    landing = land(tmp_path, ".2020-05-01.csv", ".2020-05-01.csv.77.tmp", "2020-05-01.csv.part", "2020-05-01.csv~")
+
+    assert landing.periods(LEVELS) == {}
+    assert landing.strangers(LEVELS) == ()
+
+
+@pytest.mark.parametrize("name", ["2020-05-32.csv", "2020-05-01T24.csv", "2020-5-1.csv", "2020-05-01.CSV", "may.csv"])
+def test_a_file_that_is_no_period_is_named_with_what_is_allowed(tmp_path: Path, name: str) -> None:
+    landing = land(tmp_path, name, "2020-05-01.csv")
+
+    (error,) = landing.strangers(LEVELS)
+    assert error.startswith(f"levels/{name} is no landed file of table 'levels'; allowed: levels/{{period}}.csv")
+    assert list(landing.periods(LEVELS)) == ["2020-05-01"]
+
+
+def test_a_source_pattern_names_folder_and_file(tmp_path: Path) -> None:
+    landing = land(tmp_path, "lv_2020-05-01.txt", "lv_2020-05-01.b.txt", "2020-05-01.csv", folder="export")
+    spec = table("levels", "export/lv_{period}.txt")
+
+    assert [name for name, _ in landing.read(spec, "2020-05-01")] == [
+        "export/lv_2020-05-01.b.txt",
+        "export/lv_2020-05-01.txt",
+    ]
+    assert len(landing.strangers(spec)) == 1
+
+
+def test_the_watermark_is_the_end_of_the_newest_period_of_the_slowest_partitioned_table(tmp_path: Path) -> None:
+    other = table("rain")
+    land(tmp_path, "gauges.csv", folder="gauges")
+    landing = land(tmp_path, "2020-05-01.csv", "2020-05-03.csv")
+
+    assert landing.landed_through(LEVELS) == datetime(2020, 5, 4, tzinfo=UTC)
+    assert watermark(landing, [LEVELS, other, GAUGES]) is None, "a table that has landed nothing holds it"
+    land(tmp_path, "2020-05-02T05.csv", folder="rain")
+    assert watermark(landing, [LEVELS, other, GAUGES]) == datetime(2020, 5, 2, 6, tzinfo=UTC)
+    assert watermark(landing, [GAUGES]) is None
+
+
+def test_gaps_are_missing_days_and_missing_hours_of_days_that_come_by_the_hour(tmp_path: Path) -> None:
+    hours = [f"2020-05-04T{hour:02}.csv" for hour in range(24) if hour not in (3, 17)]
+    landing = land(tmp_path, "2020-05-01.csv", "2020-05-03.csv", *hours, "2020-05-05T00.csv", "2020-05-05T02.csv")
+
+    assert landing.gaps(LEVELS) == ("2020-05-02", "2020-05-04T03", "2020-05-04T17", "2020-05-05T01")
+
+
+def test_a_reference_table_is_one_partition_without_a_period(tmp_path: Path) -> None:
+    landing = land(tmp_path, "gauges.csv", "gauges.2.csv", "2020-05-01.csv", folder="gauges")
+
+    assert [name for name, _ in landing.read(GAUGES, "all")] == ["gauges/gauges.2.csv", "gauges/gauges.csv"]
+    assert landing.landed_through(GAUGES) is None
+    assert landing.gaps(GAUGES) == ()
+    (stranger,) = landing.strangers(GAUGES)
+    assert "gauges/2020-05-01.csv" in stranger
+
+
+def test_a_fingerprint_changes_exactly_when_names_or_contents_do(tmp_path: Path) -> None:
+    landing = land(tmp_path, "2020-05-01.csv", "2020-05-02.csv")
+    path = tmp_path / "levels" / "2020-05-01.csv"
+    before = landing.fingerprints(LEVELS)
+
+    path.write_bytes(path.read_bytes())
+    assert landing.fingerprints(LEVELS) == before == Landing(tmp_path).fingerprints(LEVELS)
+
+    path.write_text("2020-05-01.CSV")
+    changed = landing.fingerprints(LEVELS)
+    assert changed["2020-05-01"] != before["2020-05-01"]
+    assert changed["2020-05-02"] == before["2020-05-02"]
+
+    path.rename(path.with_name("2020-05-01.x.csv"))
+    assert landing.fingerprint(LEVELS, "2020-05-01") != changed["2020-05-01"]
+    land(tmp_path, "2020-05-02.2.csv")
+    assert landing.fingerprint(LEVELS, "2020-05-02") != before["2020-05-02"]
+
+
+def test_a_replaced_file_of_equal_size_and_time_is_seen(tmp_path: Path) -> None:
+    landing = land(tmp_path, "2020-05-01.csv")
+    path = tmp_path / "levels" / "2020-05-01.csv"
+    before, stat = landing.fingerprint(LEVELS, "2020-05-01"), path.stat()
+
+    replacement = path.with_name(".new")
+    replacement.write_text("2020-05-01.CSV")
+    os.utime(replacement, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    replacement.replace(path)
+    assert landing.fingerprint(LEVELS, "2020-05-01") != before
