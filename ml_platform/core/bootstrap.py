@@ -20,7 +20,8 @@ RESAMPLES = 300
 MINIMUM_DAYS = 7
 """With fewer days than this, drawing days says little: rows are drawn."""
 
-_CHUNK_CELLS = 2_000_000
+_CHUNK_CELLS = 100_000
+"""Weights looked at in one go: what a core's cache holds."""
 
 
 class Figure(BaseModel):

@@ -269,23 +269,6 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 _BINARY,
             ),
             Metric("f1", _f1, True, "share", "Harmonic mean of precision and recall.", _BINARY),
-            Metric("error_rate", _error_rate, False, "share", "Share of wrong decisions.", _BINARY),
-            Metric(
-                "false_positive_rate",
-                _false_positive_rate,
-                False,
-                "share",
-                "Share of negatives that were decided positive.",
-                _BINARY,
-            ),
-            Metric(
-                "false_negative_rate",
-                _false_negative_rate,
-                False,
-                "share",
-                "Share of positives that were decided negative.",
-                _BINARY,
-            ),
             Metric(
                 "expected_cost",
                 _expected_cost,
@@ -298,3 +281,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     }
 )
 """Every metric by name: function, direction, unit and description."""
+
+ERROR_RATES: Mapping[Task, tuple[Metric, ...]] = MappingProxyType(
+    {
+        Task.BINARY: (
+            Metric("error_rate", _error_rate, False, "share", "Share of wrong decisions."),
+            Metric("false_positive_rate", _false_positive_rate, False, "share", "Negatives decided positive."),
+            Metric("false_negative_rate", _false_negative_rate, False, "share", "Positives decided negative."),
+        ),
+        Task.REGRESSION: (METRICS["mae"],),
+    }
+)
+"""What is compared between the groups of a protected column."""
