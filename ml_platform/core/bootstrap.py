@@ -43,7 +43,10 @@ class Figure(BaseModel):
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each unit (a row, or a day of rows) was drawn: ``counts`` (resamples × units), ``units`` of each row."""
+    """How often each unit (a row, or a day of rows) was drawn.
+
+    ``counts`` is (resamples, units); ``units`` is the unit of each row.
+    """
 
     counts: npt.NDArray[np.float64]
     units: npt.NDArray[np.int64]
@@ -54,7 +57,7 @@ class Resamples:
         return replace(self, units=self.units[rows])
 
     def weights(self) -> Iterator[Floats]:
-        """Row weights (resamples × rows), a bounded number of resamples at a time."""
+        """Row weights (resamples, rows), a bounded number of resamples at a time."""
         size = max(1, _CHUNK_CELLS // max(1, len(self.units)))
         for start in range(0, len(self.counts), size):
             yield self.counts[start : start + size, self.units]

@@ -149,7 +149,7 @@ def baseline_scores(baseline: Baseline, train: pl.DataFrame, rows: pl.DataFrame)
 
 
 def slice_groups(frame: pl.DataFrame, column: str) -> pl.Series:
-    """The group of each row as text: a column's value, or ``prediction_time.month``, ``.weekday``, ``.hour``, ``.day`` (UTC).
+    """The group of each row as text: a column's value, or a part of a time (UTC) such as ``prediction_time.month``.
 
     Raises:
         ValueError: there is no such column or part of time.
@@ -206,7 +206,7 @@ def _metric_results(
 
 
 def _measure(metrics: Sequence[Metric], rows: Scored, resamples: Resamples) -> tuple[Floats, Floats]:
-    """Metrics on the rows as they are (metrics,), and on every resample (metrics × resamples)."""
+    """Metrics on the rows as they are (metrics,), and on every resample (metrics, resamples)."""
 
     def all_of(weights: Floats) -> Floats:
         return np.stack([each.function(rows, weights) for each in metrics], axis=1)

@@ -92,7 +92,7 @@ class Histogram(_Frozen):
 
 
 class Distribution(_Frozen):
-    """Scores of the training rows beside those of the held-out rows: quantiles by level, histograms on the same edges."""
+    """Scores of the training rows beside those of the held-out rows: quantiles by level, and histograms."""
 
     levels: tuple[float, ...]
     training_quantiles: tuple[float, ...]
@@ -210,7 +210,7 @@ class EvaluationReport(_Frozen):
                         f"{result.metric}_over_{rival}_high": gain.high,
                     }
         if self.confusion is not None:
-            found |= {name: value for name, value in self.confusion.model_dump().items()}
+            found |= self.confusion.model_dump()
         if self.folds is not None:
             found |= {"fold_mean": self.folds.mean, "fold_standard_deviation": self.folds.standard_deviation}
         for gap in self.gaps:

@@ -38,7 +38,7 @@ class Scored:
 
 
 MetricFunction = Callable[[Scored, Floats], Floats]
-"""Scored rows and weights (resamples × rows) to one value per resample; NaN where it is undefined."""
+"""Scored rows and weights (resamples, rows) to one value per resample; NaN where it is undefined."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def calibration_bins(score: Floats, bins: int = CALIBRATION_BINS) -> npt.NDArray
 
 
 def bin_sums(scored: Scored, bins: npt.NDArray[np.int64], weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Weighted rows, labels and scores per bin, each (resamples × bins)."""
+    """Weighted rows, labels and scores per bin, each (resamples, bins)."""
     member = (bins[:, None] == np.arange(bins.max() + 1)[None, :]).astype(np.float64)
     return (
         weights @ member,
@@ -114,7 +114,7 @@ def _mean_of(loss: Callable[[Scored], Floats]) -> MetricFunction:
 
 
 def _by_threshold(scored: Scored, weights: Floats) -> tuple[Floats, Floats]:
-    """Weighted positives and negatives at each distinct score, highest first: (resamples × distinct scores)."""
+    """Weighted positives and negatives at each distinct score, highest first: (resamples, distinct scores)."""
     order = np.argsort(-scored.score, kind="stable")
     score = scored.score[order]
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 WARMUP_PROGRESS = 3
-"""Units of ``learning_rate × rounds`` before a trial may be pruned: 30 rounds at a learning rate of 0.1."""
+"""Units of ``learning_rate * rounds`` before a trial may be pruned: 30 rounds at a learning rate of 0.1."""
 
 _BINNING = (
     "max_bin",
@@ -196,7 +196,7 @@ def _objective(spec: ModelSpec, binned: "lgb.Dataset", data: list[FoldData], tri
             _, metric, curves[round_, fold] = booster.eval_valid()[0][:3]
         if curves[round_].mean() < curves[best].mean():
             best = round_
-        # Trials are compared at equal learning_rate × rounds: by rounds alone, slow learners would be pruned for being slow.
+        # Trials are compared at equal learning_rate * rounds: by rounds alone, slow learners would be pruned for that.
         progress = int((round_ + 1) * learning_rate + 1e-9)
         if progress > int(round_ * learning_rate + 1e-9):
             trial.report(float(curves[best].mean()), step=progress)
