@@ -12,6 +12,9 @@ from pydantic import Field
 
 from ml_platform.core.model_spec import Spec
 
+EVENT_TIME = "event_timestamp"
+"""The column, in every batch view and in frames to enrich, that says when a row's values became true."""
+
 _DTYPES: Mapping[str, pl.DataType] = {
     "String": pl.String(),
     "Int32": pl.Int32(),
@@ -71,7 +74,6 @@ class ViewSpec(Spec):
         """Join keys, then features."""
         return self.join_keys + self.features
 
-
     def conform(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows of a transform as the view's table stores them: the declared columns and types, no key null.
 
@@ -82,12 +84,16 @@ class ViewSpec(Spec):
         schema = {EVENT_TIME: pl.Datetime("us", "UTC"), **{column.name: column.polars_dtype for column in self.columns}}
         missing, extra = sorted(set(schema) - set(rows.columns)), sorted(set(rows.columns) - set(schema))
         if missing or extra:
-            raise ValueError(f"view {self.name!r}: columns missing {missing}, not declared {extra}; declared: {list(schema)}")
+            raise ValueError(
+                f"view {self.name!r}: columns missing {missing}, not declared {extra}; declared: {list(schema)}"
+            )
         keys = [column.name for column in self.join_keys]
         table = rows.select(pl.col(name).cast(dtype, strict=True) for name, dtype in schema.items()).drop_nulls(keys)
         if table.select(EVENT_TIME, *keys).is_duplicated().any():
             doubled = table.filter(table.select(EVENT_TIME, *keys).is_duplicated()).row(0, named=True)
-            raise ValueError(f"view {self.name!r}: more than one row for {[doubled[key] for key in keys]} at {doubled[EVENT_TIME]}")
+            raise ValueError(
+                f"view {self.name!r}: more than one row for {[doubled[key] for key in keys]} at {doubled[EVENT_TIME]}"
+            )
         return table
 
 

@@ -8,9 +8,7 @@ from ml_platform.settings import Settings, disable_telemetry, load
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.models import ModelStore
-from ml_platform.stores.reports import Reports
 
 
 class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -44,13 +42,3 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
     def models(self) -> ModelStore:
         """MLflow's runs and registry."""
         return ModelStore(self.settings)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """Every promotion decision."""
-        return Ledger(self.lake)
-
-    @cached_property
-    def reports(self) -> Reports:
-        """HTML pages and their addresses."""
-        return Reports(self.settings)

@@ -8,7 +8,7 @@ path is a table of the lake. Why not a stock store: none reads Delta without a d
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import pandas as pd
 import polars as pl
@@ -20,6 +20,7 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob,
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import Field
 
 from ml_platform.core.asof import join_as_of
 from ml_platform.stores.lake import Lake
@@ -35,8 +36,8 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
     type: Literal["ml_platform.stores.asof_store.AsOfOfflineStore"] = "ml_platform.stores.asof_store.AsOfOfflineStore"
     lake: str
-    storage_options: dict[str, str] = {}
-    versions: dict[str, int] = {}
+    storage_options: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, int] = Field(default_factory=dict)
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
@@ -58,8 +59,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
     ) -> RetrievalJob:
         """``entity_df`` with each view's values as known at each row's ``event_timestamp``.
 
-        Args:
-            entity_df: a pandas frame, or SQL over the lake that gives one.
+        ``entity_df`` is a pandas frame, or SQL over the lake that gives one; the other arguments are those of
+        Feast's interface.
 
         Raises:
             NotImplementedError: no ``entity_df`` (retrieval over a time range).
@@ -215,8 +216,9 @@ def _join_view(
         )
     event, created = source.timestamp_field, source.created_timestamp_column or None
     columns = [*join_keys, *wanted, event, *([created] if created else [])]
-    earliest: datetime | None = frame[at].min() - view.ttl if view.ttl and frame.height else None
-    rows = _read(lake, config.offline_store.versions, source, columns, event, earliest, frame[at].max())
+    first, last = cast(datetime | None, frame[at].min()), cast(datetime | None, frame[at].max())
+    earliest = first - view.ttl if view.ttl and first is not None else None
+    rows = _read(lake, config.offline_store.versions, source, columns, event, earliest, last)
     names = {name: f"{prefix}__{name}" if full_feature_names else name for name in wanted}
     return join_as_of(
         frame,
@@ -270,7 +272,8 @@ def _read(
         rows = rows.filter(pl.col(timestamp) >= start.astimezone(UTC))
     if end is not None:
         rows = rows.filter(pl.col(timestamp) <= end.astimezone(UTC))
-    return rows.collect()
+    frame: pl.DataFrame = rows.collect()
+    return frame
 
 
 def _lake(config: RepoConfig) -> Lake:

@@ -92,3 +92,15 @@ def load_dataset(folder: Path) -> Dataset:
         },
         models=[ModelSpec.model_validate(attributes) for attributes in documents["ModelComponent"]],
     )
+
+
+def dataset_folder(path: Path) -> Path:
+    """The data set folder that holds a declaration: the nearest with a ``dataset.yaml``.
+
+    Raises:
+        FileNotFoundError: no folder up to the root has one.
+    """
+    for folder in (path, *path.parents):
+        if (folder / "dataset.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"neither {path} nor a folder above it has a dataset.yaml")

@@ -9,17 +9,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 import yaml
 
-from ml_platform.core.feature_manifest import FeatureManifest, ViewSpec
+from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ViewSpec
 from ml_platform.settings import Settings, disable_telemetry
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.repo_reader import FeatureRepoError
@@ -29,16 +28,13 @@ if TYPE_CHECKING:
 
     from feast import FeatureStore
 
-_MOMENT = "event_timestamp"
 _READ_BACK_ROWS = 500
 _UTC = pl.Datetime("us", "UTC")
 
 
-@dataclass(frozen=True)
-class Pushed:
+class Pushed(NamedTuple):
     """What went to the online store: keys alive in the source, and how many of them it answers for."""
 
-    view: str
     source_keys: int
     online_keys: int
 
@@ -57,23 +53,26 @@ class FeatureClient:
         Raises:
             FeatureRepoError: the repository is not usable; the message says why.
         """
-        path = self._settings.feast_home / "manifests" / f"{self._fingerprint()}.json"
+        path = self._manifest_file(self._fingerprint())
+        if not path.is_file() and self._settings.feature_store_yaml is None:
+            self.apply()
         if not path.is_file():
-            if self._settings.feature_store_yaml is None:
-                self.apply()
-            else:
-                self._read_repo("manifest", path)
+            self._read_repo("manifest", path)
         return FeatureManifest.model_validate_json(path.read_text())
 
     def apply(self) -> None:
-        """Register the repository's definitions, as ``feast apply`` does.
+        """Register the repository's definitions, as ``feast apply`` does; nothing if they are as last applied.
 
         Raises:
             FeatureRepoError: the repository is not usable, or a view's entities do not match its columns.
         """
         fingerprint = self._fingerprint()
-        self._read_repo("apply", self._settings.feast_home / "manifests" / f"{fingerprint}.json")
-        self._applied_marker.write_text(self._applied_state(fingerprint))
+        marker = self._settings.feast_home / "applied"
+        state = f"{fingerprint} {hashlib.sha256(self._config_file.read_bytes()).hexdigest()[:16]}"
+        if marker.is_file() and marker.read_text() == state:
+            return
+        self._read_repo("apply", self._manifest_file(fingerprint))
+        marker.write_text(state)
 
     def historical(
         self, service: str, entity_frame: pl.DataFrame, *, versions: Mapping[str, int] | None = None
@@ -94,19 +93,18 @@ class FeatureClient:
         """
         manifest = self.manifest()
         spec = manifest.service(service)
-        if missing := sorted({*spec.entity_columns, _MOMENT} - set(entity_frame.columns)):
+        if missing := sorted({*spec.entity_columns, EVENT_TIME} - set(entity_frame.columns)):
             raise ValueError(f"service {service!r} needs the columns {missing}; given are {entity_frame.columns}")
         if clash := sorted(set(spec.features) & set(entity_frame.columns)):
             raise ValueError(f"columns {clash} have the names of features of {service!r}: drop or rename them")
-        needed = entity_frame.select(*spec.entity_columns, _MOMENT)
+        needed = entity_frame.select(*spec.entity_columns, EVENT_TIME)
         dtypes = {name: manifest.column(service, name).polars_dtype for name in spec.features}
         if entity_frame.is_empty():
             return entity_frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in dtypes.items())
         store = self._store(versions or {})
         with _quiet():
             job = store.get_historical_features(needed.to_pandas(), store.get_feature_service(service))
-            result = pl.from_arrow(job.to_arrow())
-        assert isinstance(result, pl.DataFrame)
+            result = pl.DataFrame(job.to_arrow())
         features = result.select(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
         return pl.concat([entity_frame, features], how="horizontal")
 
@@ -124,14 +122,16 @@ class FeatureClient:
         Raises:
             LookupError: no such batch view, or its table was never written.
         """
-        spec = self._batch_view(view)
-        newest = self._newest(spec, as_of)
+        spec = self.manifest().view(view)
+        if spec.table is None:
+            raise LookupError(f"view {view!r} follows from the request: it has nothing to push")
+        newest = self._newest(spec, spec.table, as_of)
         if newest.is_empty():
-            return Pushed(view, 0, 0)
+            return Pushed(0, 0)
         store = self._store({})
         with _quiet():
             store.write_to_online_store(view, newest.to_pandas(), transform_on_write=False)
-        return Pushed(view, newest.height, self._found_online(store, spec, newest))
+        return Pushed(newest.height, self._found_online(store, spec, newest))
 
     def online(
         self, service: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]], *, as_of: datetime
@@ -176,9 +176,8 @@ class FeatureClient:
 
     # Inside ----------------------------------------------------------------------------------------
 
-    @property
-    def _applied_marker(self) -> Path:
-        return self._settings.feast_home / "applied"
+    def _manifest_file(self, fingerprint: str) -> Path:
+        return self._settings.feast_home / "manifests" / f"{fingerprint}.json"
 
     @cached_property
     def _config_file(self) -> Path:
@@ -205,18 +204,15 @@ class FeatureClient:
         """A digest of the repository's files and Feast's version."""
         content = hashlib.sha256(version("feast").encode())
         repo = self._settings.feature_repo
-        for path in sorted(repo.rglob("*.py")) + [repo / ".feastignore"]:
+        for path in [*sorted(repo.rglob("*.py")), repo / ".feastignore"]:
             if path.is_file():
                 content.update(f"{path.relative_to(repo)}\0".encode() + path.read_bytes())
         return content.hexdigest()[:16]
 
-    def _applied_state(self, fingerprint: str) -> str:
-        return f"{fingerprint} {hashlib.sha256(self._config_file.read_bytes()).hexdigest()[:16]}"
-
     def _read_repo(self, command: str, manifest: Path) -> None:
+        paths = map(str, (self._settings.feature_repo, self._config_file, manifest))
         process = subprocess.run(
-            [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "ml_platform.stores.repo_reader", command]
-            + [str(self._settings.feature_repo), str(self._config_file), str(manifest)],
+            [sys.executable, "-m", "ml_platform.stores.repo_reader", command, *paths],
             capture_output=True,
             text=True,
             check=False,
@@ -226,10 +222,7 @@ class FeatureClient:
 
     def _store(self, versions: Mapping[str, int]) -> "FeatureStore":
         """Feast on the definitions as they stand, applied first if they changed since."""
-        fingerprint = self._fingerprint()
-        state = self._applied_state(fingerprint)
-        if not self._applied_marker.is_file() or self._applied_marker.read_text() != state:
-            self.apply()
+        self.apply()
         disable_telemetry()
         with _quiet():
             from feast import FeatureStore
@@ -239,28 +232,21 @@ class FeatureClient:
             config.offline_store.versions = dict(versions)
             return FeatureStore(config=config)
 
-    def _batch_view(self, name: str) -> ViewSpec:
-        spec = self.manifest().view(name)
-        if spec.kind != "batch":
-            raise LookupError(f"view {name!r} follows from the request: it has nothing to push")
-        return spec
-
-    def _newest(self, view: ViewSpec, as_of: datetime | None) -> pl.DataFrame:
-        assert view.table is not None
+    def _newest(self, view: ViewSpec, table: str, as_of: datetime | None) -> pl.DataFrame:
         keys = [key.name for key in view.join_keys]
-        rows = Lake.of(self._settings).scan(view.table)
+        rows = Lake.of(self._settings).scan(table)
         if as_of is None:
-            as_of = rows.select(pl.col(_MOMENT).max()).collect().item()
+            as_of = rows.select(pl.col(EVENT_TIME).max()).collect().item()
         if as_of is None:
             return pl.DataFrame()
-        rows = rows.filter(pl.col(_MOMENT) <= as_of).drop_nulls(keys)
+        rows = rows.filter(pl.col(EVENT_TIME) <= as_of).drop_nulls(keys)
         if view.ttl:
             oldest = as_of - view.ttl
-            rows = rows.filter(pl.col(_MOMENT) >= oldest)
+            rows = rows.filter(pl.col(EVENT_TIME) >= oldest)
             if "day" in rows.collect_schema().names():
                 rows = rows.filter(pl.col("day") >= oldest.astimezone(UTC).date())
         columns = [pl.col(column.name).cast(column.polars_dtype) for column in view.columns]
-        newest = rows.select(*columns, _MOMENT).collect().sort(_MOMENT)
+        newest = rows.select(*columns, EVENT_TIME).collect().sort(EVENT_TIME)
         return newest.unique(keys, keep="last", maintain_order=True)
 
     def _found_online(self, store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> int:
@@ -274,7 +260,7 @@ class FeatureClient:
                 features=[f"{table.name}:{feature}"], entity_rows=chunk.select(keys).to_dicts()
             ).to_dict(include_event_timestamps=True)
             seconds = pl.Series(answer[f"{feature}__ts"], dtype=pl.Int64)
-            found += int((seconds == chunk[_MOMENT].dt.epoch("s")).sum())
+            found += int((seconds == chunk[EVENT_TIME].dt.epoch("s")).sum())
         return found
 
 

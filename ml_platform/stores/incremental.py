@@ -24,6 +24,8 @@ _CHUNK_DAYS = 120
 SAMPLE_ROWS = 10
 """Rows of a freshly computed day kept with its outcome, for people."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 Frames = Mapping[str, pl.DataFrame]
 Compute = Callable[[Frames, datetime, datetime], pl.DataFrame]
 
@@ -122,6 +124,24 @@ def derive(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: d
     yield from (outcomes[day] for day in sorted(outcomes))
 
 
+def derive_whole(lake: Lake, derivation: Derivation) -> Outcome:
+    """Bring a table without partitions up to date; its inputs have none either."""
+    before = lake.partitions(derivation.table).get(WHOLE)
+    reached = [state for source in derivation.inputs for state in lake.partitions(source.table).values()]
+    blocked = sorted({state.blocked for state in reached if state.blocked})
+    if blocked or not reached:
+        return Outcome(WHOLE, Status.BLOCKED, before, "; ".join(blocked) or "its inputs have not landed")
+    identity = _identity(derivation, reached, None)
+    if before is not None and before.inputs_hash == identity:
+        return Outcome(WHOLE, Status.UNCHANGED, before)
+    versions = {source.table: lake.version(source.table) for source in derivation.inputs}
+    frames = {table: lake.read(table, version=version) for table, version in versions.items()}
+    rows = derivation.compute(frames, _EPOCH, _EPOCH)
+    state = lake.write(derivation.table, rows, sort_by=derivation.sort_by, inputs_hash=identity, inputs=versions)
+    status = Status.WRITTEN if state.changed else Status.EQUAL
+    return Outcome(WHOLE, status, state, sample=rows.head(SAMPLE_ROWS))
+
+
 def _reach(source: Input, states: Mapping[str, PartitionState], day: str) -> Iterator[PartitionState]:
     """The partitions that a day's computation may read."""
     if WHOLE in states:
@@ -147,7 +167,8 @@ def _compute(
     result = derivation.compute(frames, start, end)
     column = pl.col(derivation.time_column)
     result = result.filter(column >= start, column < end)
-    by_day = result.partition_by(column.dt.date().cast(pl.String).alias("day"), as_dict=True, include_key=False)
+    dated = result.with_columns(column.dt.date().cast(pl.String).alias("day"))
+    by_day = dated.partition_by("day", as_dict=True, include_key=False)
     empty = result.clear()
     rows = {day: by_day.get((day,), empty) for day in days}
     states = lake.write_partitions(

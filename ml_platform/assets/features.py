@@ -1,0 +1,169 @@
+"""The assets of a data set's feature views, and of the online store that serves them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.assets.calendar import daily, look_back_days, looking_back
+from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
+from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
+from ml_platform.core.content import digest, digest_mapping
+from ml_platform.core.dataset import DatasetSpec
+from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
+from ml_platform.core.durations import format_duration
+from ml_platform.core.model_spec import Transform
+from ml_platform.resources.platform import Platform
+from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.incremental import Derivation, Input, Outcome, Status, derive, derive_whole
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.transforms import BoundTransform, bind
+
+SCHEMA = "schema"
+
+
+def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.AssetsDefinition:
+    """``features/<view>``: the rows of a Feast view, by day unless all its inputs are reference tables."""
+    key = dg.AssetKey(["features", view.name])
+    partitioned = any(dataset.table(name).known_at for name in transform.inputs)
+    days = daily(dataset.spec) if partitioned else None
+    derivation = view_derivation(view, bind(transform, dataset.folder))
+
+    @dg.multi_asset(
+        name=f"features__{view.name}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[_dependency(name, transform, dataset) for name in transform.inputs],
+                description=view.description,
+                group_name="features",
+                owners=[view.owner],
+                kinds={"feast", "duckdb" if transform.sql else "polars"},
+                tags={"dataset": dataset.name, "stage": "features", **view.tags},
+                code_version=derivation.code_version,
+                metadata={
+                    **table_definition(derivation.table, _columns(view)),
+                    "ttl": "never expires" if view.ttl is None else format_duration(view.ttl),
+                    "transform": transform.sql or transform.python or "",
+                },
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                SCHEMA,
+                asset=key,
+                blocking=True,
+                partitions_def=days,
+                description="Rows have the columns and types that the Feast view declares, and one value per key and time.",
+            )
+        ],
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
+        can_subset=True,
+    )
+    def features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        if not partitioned:
+            outcome = derive_whole(platform.lake, derivation)
+            if outcome.state is None or not outcome.good:
+                raise dg.Failure(f"{key.to_user_string()} is blocked: {outcome.reason}", allow_retries=False)
+            check = dg.AssetCheckResult(check_name=SCHEMA, asset_key=key, passed=True)
+            metadata = day_metadata(outcome) | {"dagster/row_count": outcome.state.rows}
+            yield from report_whole(context, key, outcome.state.content_hash, metadata, [check])
+            return
+        watermark = dataset.watermark(platform.landing)
+        if watermark is None:
+            raise dg.Failure("nothing has landed yet: run `ml-platform replay`", allow_retries=False)
+        outcomes = derive(platform.lake, derivation, context.partition_keys, watermark)
+        yield from report_days(context, key, [_report(outcome) for outcome in outcomes])
+
+    return features
+
+
+def view_derivation(view: ViewSpec, transform: BoundTransform) -> Derivation:
+    """How a view's table follows from its raw tables."""
+    assert view.table is not None
+    keys = [column.name for column in view.join_keys]
+
+    def compute(frames: Mapping[str, Any], start: Any, end: Any) -> Any:
+        rows = transform({table.removeprefix("raw/"): frame for table, frame in frames.items()}, start, end)
+        return view.conform(rows)
+
+    return Derivation(
+        table=view.table,
+        inputs=[Input(f"raw/{name}", transform.spec.look_back) for name in transform.spec.inputs],
+        compute=compute,
+        code_version=digest(transform.code_version, digest_mapping({column.name: column.dtype for column in view.columns})),
+        time_column=EVENT_TIME,
+        sort_by=[*keys, EVENT_TIME],
+    )
+
+
+def online_asset(views: Sequence[ViewSpec], dataset: DatasetSpec) -> dg.AssetsDefinition:
+    """``online_features``: the newest row of every key in the online store, counted on both sides."""
+    key = dg.AssetKey("online_features")
+    stored = [view for view in views if view.kind == "batch"]
+
+    @dg.multi_asset(
+        name="online_features",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[
+                    dg.AssetDep(dg.AssetKey(["features", view.name]), partition_mapping=dg.AllPartitionMapping())
+                    for view in stored
+                ],
+                description="The newest row of every key of every feature view, as the online store serves it.",
+                group_name="features",
+                owners=sorted({view.owner for view in stored}),
+                kinds={"feast"},
+                tags={"dataset": dataset.name, "stage": "features"},
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec("complete", asset=key, description="The online store holds every key of the offline one.")
+        ],
+        can_subset=True,
+    )
+    def online_features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        platform.features.apply()
+        counts = []
+        for view in stored:
+            if not platform.lake.exists(str(view.table)):
+                continue
+            in_source, written = platform.features.push_online(view.name)
+            context.log.info("%s: %s keys in the lake, %s written", view.name, in_source, written)
+            counts.append({"view": view.name, "keys in the lake": in_source, "keys online": written})
+        wanted, written = (sum(row[name] for row in counts) for name in ("keys in the lake", "keys online"))
+        metadata = {
+            "keys_in_lake": wanted,
+            "keys_online": written,
+            "by_view": dg.MetadataValue.md(markdown_table(counts)),
+        }
+        check = dg.AssetCheckResult(
+            check_name="complete", asset_key=key, passed=wanted == written, metadata={"keys_in_lake": wanted}
+        )
+        yield from report_whole(context, key, _newest(platform.lake, stored), metadata, [check])
+
+    return online_features
+
+
+def _dependency(table: str, transform: Transform, dataset: Dataset) -> dg.AssetDep:
+    reach = look_back_days(transform.look_back)
+    mapping = looking_back(reach) if dataset.table(table).known_at and reach else None
+    return dg.AssetDep(dg.AssetKey(["raw", table]), partition_mapping=mapping)
+
+
+def _columns(view: ViewSpec) -> list[Column]:
+    moment = Column(EVENT_TIME, "timestamp", "When the row's values became known.", "UTC", nullable=False)
+    keys = [Column(key.name, key.dtype, key.description, key.unit, nullable=False) for key in view.join_keys]
+    return [*keys, moment, *(Column(f.name, f.dtype, f.description, f.unit) for f in view.features)]
+
+
+def _report(outcome: Outcome) -> DayReport:
+    passed = outcome.status is not Status.BLOCKED
+    check = CheckResult(SCHEMA, passed, outcome.reason if not passed else "as declared")
+    return DayReport(outcome, day_metadata(outcome), [check])
+
+
+def _newest(lake: Lake, views: Sequence[ViewSpec]) -> str:
+    return digest(*[f"{view.table}={lake.version(str(view.table))}" for view in views if lake.exists(str(view.table))])

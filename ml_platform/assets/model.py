@@ -1,0 +1,2 @@
+def model_assets(spec, dataset, manifest):
+    return []

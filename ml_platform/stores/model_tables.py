@@ -1,0 +1,230 @@
+"""A model's own tables: labels, the training set, predictions.
+
+Belongs here: how each follows from the lake, Feast and the champion. Fitting, judging and Dagster do not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from ml_platform.core.content import digest
+from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ServiceSpec
+from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.scoring import score
+from ml_platform.core.splits import assert_no_outcomes
+from ml_platform.core.training import FittedModel
+from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.incremental import Derivation, Frames, Input, Outcome, Status, day_bounds, derive
+from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+from ml_platform.stores.models import ModelVersion
+from ml_platform.stores.transforms import BoundTransform, bind
+
+LABEL_COLUMNS = ("label", "label_time")
+
+
+class BlockedInputError(RuntimeError):
+    """Something a training set would read is blocked; the message names every cause."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What stands in ``<model>/training_set``, and what it was made from.
+
+    ``as_of`` is the watermark it was built at; ``inputs`` the Delta versions read.
+    """
+
+    frame: pl.DataFrame
+    state: PartitionState
+    service: ServiceSpec
+    as_of: datetime
+
+    @property
+    def label_rate(self) -> float:
+        """The mean of the label."""
+        return float(self.frame["label"].cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
+
+
+def labels_table(spec: ModelSpec) -> str:
+    """The lake table of the model's labels."""
+    return f"{spec.name}/labels"
+
+
+def training_table(spec: ModelSpec) -> str:
+    """The lake table of the model's training set."""
+    return f"{spec.name}/training_set"
+
+
+def predictions_table(spec: ModelSpec) -> str:
+    """The lake table of the model's predictions."""
+    return f"{spec.name}/predictions"
+
+
+def labels_derivation(spec: ModelSpec, dataset: Dataset) -> Derivation:
+    """Labels by the day they became known, each with the entity row it answers."""
+    entities, labels = bind(spec.entities, dataset.folder), bind(spec.labels, dataset.folder)
+
+    def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
+        known = _run(entities, frames, start - spec.entity_look_back, end)
+        answers = _run(labels, frames, start, end).select(*spec.keys, *LABEL_COLUMNS)
+        return known.join(answers, on=list(spec.keys), how="inner").filter(
+            pl.col("prediction_time") < pl.col("label_time")
+        )
+
+    reach: dict[str, timedelta] = {}
+    for name in entities.spec.inputs:
+        reach[name] = spec.entity_look_back + entities.spec.look_back
+    for name in labels.spec.inputs:
+        reach[name] = max(reach.get(name, timedelta(0)), labels.spec.look_back)
+    return Derivation(
+        table=labels_table(spec),
+        inputs=[Input(f"raw/{name}", look_back) for name, look_back in reach.items()],
+        compute=compute,
+        code_version=digest(entities.code_version, labels.code_version, *spec.keys),
+        time_column="label_time",
+        sort_by=spec.keys,
+    )
+
+
+def build_training_set(
+    lake: Lake, features: FeatureClient, spec: ModelSpec, as_of: datetime
+) -> tuple[TrainingSet, bool]:
+    """The rows labelled in the training and holdout windows before ``as_of``, joined point in time.
+
+    Returns:
+        The training set, and whether it was computed anew (else its inputs were what they were).
+
+    Raises:
+        BlockedInputError: a partition it would read is blocked.
+        ValueError: there are no labels in the window, or the service has a denied column.
+    """
+    manifest = features.manifest()
+    service = manifest.service(spec.service)
+    assert_no_outcomes(service.features, spec.denied)
+    start = as_of - spec.windows.training - spec.windows.holdout
+    reached = _reached(lake, spec, service, manifest, start)
+    blocked = sorted({state.blocked for state in reached if state.blocked})
+    if blocked:
+        raise BlockedInputError(f"{spec.name}: the training window reads blocked partitions\n" + "\n".join(blocked))
+    identity = digest(
+        service.hash,
+        spec.windows.model_dump_json(),
+        as_of.isoformat(),
+        *(f"{state.table}/{state.partition}={state.content_hash}" for state in reached),
+    )
+    table = training_table(spec)
+    before = lake.partitions(table).get(WHOLE)
+    if before is not None and before.inputs_hash == identity:
+        return TrainingSet(lake.read(table), before, service, as_of), False
+    versions = {name: lake.version(name) for name in (labels_table(spec), *service.tables)}
+    rows = lake.scan(labels_table(spec), start=start.date(), version=versions[labels_table(spec)]).drop("day").collect()
+    rows = rows.filter(pl.col("prediction_time") > start, pl.col("label_time") <= as_of)
+    if rows.is_empty():
+        raise ValueError(f"{spec.name}: no label became known between {start:%Y-%m-%d} and {as_of:%Y-%m-%d}")
+    frame = join_features(features, spec, rows, versions)
+    facts = {"as_of": as_of.timestamp()}
+    state = lake.write(table, frame, sort_by=spec.keys, inputs_hash=identity, inputs=versions, facts=facts)
+    return TrainingSet(frame, state, service, as_of), True
+
+
+def join_features(
+    features: FeatureClient, spec: ModelSpec, rows: pl.DataFrame, versions: Mapping[str, int] | None = None
+) -> pl.DataFrame:
+    """Keys, times, label (if any) and the service's features as known at each row's ``prediction_time``."""
+    service = features.manifest().service(spec.service)
+    joined = features.historical(
+        spec.service, rows.with_columns(pl.col("prediction_time").alias(EVENT_TIME)), versions=versions
+    )
+    answers = [name for name in LABEL_COLUMNS if name in rows.columns]
+    return joined.select(*spec.keys, "prediction_time", *answers, *service.features)
+
+
+def predict(
+    lake: Lake,
+    features: FeatureClient,
+    spec: ModelSpec,
+    dataset: Dataset,
+    champion: ModelVersion,
+    model: FittedModel,
+    days: Sequence[str],
+    watermark: datetime,
+) -> Iterator[Outcome]:
+    """Score what is due on these days and not yet scored by this version; one outcome a day.
+
+    Only rows due after the version's newest training label are scored. Rows that stand are never changed:
+    the table is the record of what was predicted, with the features it was predicted from.
+    """
+    entities = bind(spec.entities, dataset.folder)
+    manifest = features.manifest()
+    service = manifest.service(spec.service)
+    table = predictions_table(spec)
+
+    def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
+        moment = pl.col("prediction_time")
+        due = _run(entities, frames, start, end).filter(
+            moment >= start, moment < end, moment > champion.trained_through
+        )
+        standing = _standing(lake, table, start, end)
+        if standing is not None:
+            scored = standing.filter(pl.col("model_version") == champion.version)
+            due = due.join(scored, on=list(spec.keys), how="anti")
+        rows = score(model, join_features(features, spec, due)).with_columns(
+            pl.lit(champion.version, dtype=pl.Int64).alias("model_version"),
+            pl.lit(champion.provenance.service_hash).alias("feature_service_hash"),
+        )
+        ordered = rows.select(
+            *spec.keys, "prediction_time", *_answers(model), "model_version", "feature_service_hash", *service.features
+        )
+        return ordered if standing is None else pl.concat([standing, ordered], how="diagonal_relaxed")
+
+    derivation = Derivation(
+        table=table,
+        inputs=[
+            *(Input(f"raw/{name}", entities.spec.look_back) for name in entities.spec.inputs),
+            *_feature_inputs(service, manifest),
+        ],
+        compute=compute,
+        code_version=digest(entities.code_version, str(champion.version), champion.model_hash, service.hash),
+        time_column="prediction_time",
+        sort_by=[*spec.keys, "model_version"],
+    )
+    standing_days = lake.partitions(table)
+    early = [day for day in days if day_bounds(day)[1] <= champion.trained_through and day not in standing_days]
+    reason = f"version {champion.version} learned from labels up to {champion.trained_through:%Y-%m-%d %H:%M}"
+    yield from (Outcome(day, Status.WAITING, None, reason) for day in early)
+    yield from derive(lake, derivation, [day for day in days if day not in early], watermark)
+
+
+def _answers(model: FittedModel) -> tuple[str, ...]:
+    return ("score",) if model.threshold is None else ("score", "decision")
+
+
+def _run(transform: BoundTransform, frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
+    return transform({table.removeprefix("raw/"): frame for table, frame in frames.items()}, start, end)
+
+
+def _standing(lake: Lake, table: str, start: datetime, end: datetime) -> pl.DataFrame | None:
+    if not lake.exists(table):
+        return None
+    frame = lake.scan(table, start=start.date()).filter(pl.col("day") <= end.date()).drop("day").collect()
+    return frame.filter(pl.col("prediction_time") >= start)
+
+
+def _feature_inputs(service: ServiceSpec, manifest: FeatureManifest) -> list[Input]:
+    views = [manifest.view(name) for name in service.views]
+    return [Input(view.table, view.ttl or timedelta(0), loaded=False) for view in views if view.table is not None]
+
+
+def _reached(
+    lake: Lake, spec: ModelSpec, service: ServiceSpec, manifest: FeatureManifest, start: datetime
+) -> list[PartitionState]:
+    """The states of every partition a training set over ``start`` on may read."""
+    inputs = [Input(labels_table(spec)), *_feature_inputs(service, manifest)]
+    return [
+        state
+        for source in inputs
+        for name, state in sorted(lake.partitions(source.table).items())
+        if name == WHOLE or name >= (start - source.look_back).date().isoformat()
+    ]
