@@ -1,10 +1,5 @@
-"""``ml-platform``: the platform in a terminal, for people.
+"""``ml-platform replay``: play the upstream's export job."""
 
-Each command is thin: it reads its arguments, calls the layer that does the work and prints what came out. What a
-command needs is imported when it runs, so that ``--help`` answers at once.
-"""
-
-import sys
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -16,20 +11,6 @@ import typer
 
 from ml_platform import settings
 
-app = typer.Typer(
-    name="ml-platform",
-    help="The whole machine-learning loop as one Dagster asset graph that closes itself.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback()
-def platform() -> None:
-    """The whole machine-learning loop as one Dagster asset graph that closes itself."""
-    settings.disable_telemetry()
-
 
 class Cadence(StrEnum):
     """How much time one landing file covers."""
@@ -38,7 +19,6 @@ class Cadence(StrEnum):
     HOUR = "1h"
 
 
-@app.command()
 def replay(
     until: Annotated[str | None, typer.Option(metavar="DATE", help="End (exclusive) of what is known.")] = None,
     every: Annotated[Cadence, typer.Option(help="One file per day or per hour.")] = Cadence.DAY,
@@ -71,18 +51,8 @@ def replay(
     )
 
 
-def main() -> None:
-    """Run the command line. What a person can put right is one line on stderr and exit code 2."""
-    try:
-        app()
-    except (ValueError, LookupError, OSError, ImportError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"ml-platform: {' '.join(str(reason).split())}\n")
-        sys.exit(2)
-
-
 def _upstream(name: str | None) -> ModuleType:
-    folder = Path(__file__).parent / "defs"
+    folder = Path(__file__).parents[1] / "defs"
     names = sorted(m.name for m in iter_modules([str(folder)]) if (folder / m.name / "replay.py").exists())
     chosen = names[0] if name is None and len(names) == 1 else name
     if chosen not in names:
