@@ -86,7 +86,7 @@ def confusion(report: EvaluationReport) -> bytes:
     def draw(axes: "Axes") -> None:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(2, 2):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if shares[row, column] > 0.6 else "black"
             text = f"{counts[row, column]:,.0f}\n{shares[row, column]:.1%}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=14)
         axes.set(
@@ -177,7 +177,7 @@ def slices(report: EvaluationReport) -> bytes:
             axes.axvline(overall, linestyle="--", color=RED, label="overall")
         axes.set_yticks(places, [f"{each.column} = {each.group} ({each.rows:,} rows)" for each in shown], fontsize=8)
         axes.set(xlabel=f"{report.gate_metric} ({report[report.gate_metric].unit})")
-        axes.legend()
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
 
     return _png(f"{report.model}: {report.gate_metric} by slice", draw, height=2 + 0.22 * len(shown))
 

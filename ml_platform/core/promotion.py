@@ -188,8 +188,8 @@ def _slices(spec: ModelSpec, report: EvaluationReport) -> Iterator[GateResult]:
             drop <= bound,
             drop,
             bound,
-            f"In {column} = {worst.group} ({worst.rows} rows) {spec.gate.metric} is {worst.figure}, a drop of {worst.drop}"
-            f"{unit} against overall; the lower end may be at most {bound:g}.",
+            f"In {column} = {worst.group} ({worst.rows} rows) {spec.gate.metric} is {worst.figure}, a drop of "
+            f"{worst.drop}{unit} against overall; the lower end may be at most {bound:g}.",
         )
 
 
