@@ -131,7 +131,7 @@ weather_at_origin = FeatureView(
         _field("temp_f", Float64, "degrees Fahrenheit", "Air temperature."),
         _field("dewp_f", Float64, "degrees Fahrenheit", "Dew point."),
         _field("humid_pct", Float64, "percent", "Relative humidity."),
-        _field("wind_dir_degrees", Float64, "degrees", "Where the wind comes from; 0 and 360 are north."),
+        _field("wind_dir_degrees", Int64, "degrees", "Where the wind comes from; 0 and 360 are north."),
         _field("wind_speed_mph", Float64, "miles per hour", "Wind speed."),
         _field("wind_gust_mph", Float64, "miles per hour", "Gusts, where reported."),
         _field("precip_inches", Float64, "inches", "Precipitation of the hour."),

@@ -26,9 +26,12 @@ def event_moments(
     The last expiry is among them, so that a key's values return to nothing when its events have passed.
 
     Args:
-        events: one row per event with columns ``key`` and ``at`` (UTC); it must reach back from ``start``
-            by more than the longest window.
+        events: one row per event; it must reach back from ``start`` by more than the longest window.
+        key: column of the thing the events belong to.
+        at: column of the moment an event became known (UTC).
         windows: lengths, all positive.
+        start: first moment (UTC).
+        end: the moment after the last one (UTC).
 
     Returns:
         Columns ``key`` and ``event_timestamp``, without duplicates, sorted.
@@ -83,9 +86,11 @@ def window_sums(
     however many events lie between.
 
     Args:
-        events: columns ``key``, ``at`` (UTC) and ``sums``, which must be integers or booleans; a null
-            adds nothing.
+        events: one row per event with the columns ``key``, ``at`` and ``sums``.
         moments: columns ``key`` and ``event_timestamp``, as :func:`event_moments` gives them.
+        key: column of the thing the events belong to.
+        at: column of the moment an event became known (UTC).
+        sums: columns to sum, integers or booleans; a null adds nothing.
         windows: length by name.
 
     Returns:

@@ -174,11 +174,13 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         self._metadata = metadata
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         # One chunk: Feast's conversion for the online store takes the first batch of a table and drops the rest.
-        return self._frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+        table: pa.Table = self._frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        return table.combine_chunks()
 
     @property
     def full_feature_names(self) -> bool:

@@ -158,19 +158,26 @@ class FeatureClient:
         if missing := sorted(set(spec.entity_columns) - set(frame.columns)):
             raise ValueError(f"service {service!r} needs the columns {missing}; given are {frame.columns}")
         store = self._store({})
+        # Feast fails on a null key. Any stand-in will do: what it finds is nulled below.
+        asked = frame.select(
+            *(pl.col(key).fill_null("" if frame.schema[key] in (pl.String, pl.Null) else 0) for key in spec.join_keys),
+            *spec.request_columns,
+        )
         with _quiet():
             answer = store.get_online_features(
-                features=store.get_feature_service(service),
-                entity_rows=frame.select(spec.entity_columns).to_dicts(),
+                features=store.get_feature_service(service), entity_rows=asked.to_dicts()
             ).to_dict(include_event_timestamps=True)
         features = []
         for name in spec.views:
             view = manifest.view(name)
+            keyless = frame.select(
+                pl.any_horizontal(pl.lit(value=False), *(pl.col(k.name).is_null() for k in view.join_keys))
+            )
             for column in view.features:
                 if column.name in spec.features:
                     values = pl.Series(column.name, answer[column.name], dtype=column.polars_dtype, strict=False)
                     seconds = pl.Series(answer[f"{column.name}__ts"], dtype=pl.Int64)
-                    features.append(_alive(values, seconds, view, as_of))
+                    features.append(_alive(values, seconds, view, as_of).set(keyless.to_series(), None))
         ordered = {series.name: series for series in features}
         return frame.with_columns(ordered[name] for name in spec.features)
 

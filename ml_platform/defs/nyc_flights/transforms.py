@@ -33,6 +33,9 @@ def arrival_delays(
     """How late flights landed lately: count, mean delay (minutes) and share late, by origin, carrier or route.
 
     Args:
+        arrivals: the raw table.
+        start: first moment of the rows.
+        end: the moment after the last one.
         by: ``origin`` (the New York airport they left), ``carrier`` or ``route`` (``EWR-IAH``).
         windows: lengths, as ``["1h", "7d"]``.
         grid: spacing of the rows, as ``"15m"``; without it there is a row at each event and expiry.

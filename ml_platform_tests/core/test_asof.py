@@ -1,0 +1,119 @@
+"""The point-in-time join against its definition, row by row."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_platform.core.asof import join_as_of
+
+T0 = datetime(2013, 1, 1, tzinfo=UTC)
+UTC_US = pl.Datetime("us", "UTC")
+
+keys = st.one_of(st.none(), st.sampled_from("ab"))
+minutes = st.integers(0, 12)
+feature_rows = st.lists(st.tuples(keys, keys, minutes, minutes), max_size=20, unique_by=lambda row: row)
+entity_rows = st.lists(st.tuples(keys, keys, minutes), max_size=12)
+
+
+def at(minute: int) -> datetime:
+    return T0 + timedelta(minutes=minute)
+
+
+def feature_frame(rows: list[tuple[Any, Any, int, int]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [(k, j, at(e), at(c), f"{k}{j}{e}:{c}") for k, j, e, c in rows],
+        schema={"k": pl.String, "j": pl.String, "event": UTC_US, "created": UTC_US, "value": pl.String},
+        orient="row",
+    )
+
+
+def entity_frame(rows: list[tuple[Any, Any, int]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [(n, k, j, at(t)) for n, (k, j, t) in enumerate(rows)],
+        schema={"n": pl.Int64, "k": pl.String, "other": pl.String, "moment": UTC_US},
+        orient="row",
+    )
+
+
+def brute_force(
+    entity: dict[str, Any], features: pl.DataFrame, ttl: timedelta | None, created: bool, bounds: bool
+) -> str | None:
+    best = None
+    for row in features.iter_rows(named=True):
+        if entity["k"] is None or entity["other"] is None or (row["k"], row["j"]) != (entity["k"], entity["other"]):
+            continue
+        if row["event"] > entity["moment"] or (bounds and row["created"] > entity["moment"]):
+            continue
+        if ttl and row["event"] + ttl < entity["moment"]:
+            continue
+        rank = (row["event"], row["created"]) if created else (row["event"],)
+        if best is None or rank > best[0]:
+            best = (rank, row["value"])
+    return best[1] if best else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    features=feature_rows,
+    entities=entity_rows,
+    ttl=st.one_of(st.none(), st.integers(0, 8)),
+    bounds=st.booleans(),
+)
+def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
+    features: list[tuple[Any, Any, int, int]], entities: list[tuple[Any, Any, int]], ttl: int | None, bounds: bool
+) -> None:
+    known, rows = feature_frame(features), entity_frame(entities)
+    lifetime = None if ttl is None else timedelta(minutes=ttl)
+    joined = join_as_of(
+        rows,
+        known,
+        keys={"k": "k", "other": "j"},
+        at="moment",
+        event="event",
+        values=["value"],
+        ttl=lifetime,
+        created="created",
+        created_bounds=bounds,
+    )
+    assert joined.drop("value").equals(rows)
+    expected = [brute_force(row, known, lifetime, True, bounds) for row in rows.iter_rows(named=True)]
+    assert joined["value"].to_list() == expected
+
+
+def test_without_created_the_event_alone_decides() -> None:
+    known = feature_frame([("a", "b", 5, 9), ("a", "b", 3, 1)])
+    rows = entity_frame([("a", "b", 4), ("a", "b", 5), ("a", "b", 2)])
+    joined = join_as_of(rows, known, keys={"k": "k", "other": "j"}, at="moment", event="event", values=["value"])
+    assert joined["value"].to_list() == ["ab3:1", "ab5:9", None]
+
+
+def test_a_correction_counts_from_when_it_was_written() -> None:
+    known = feature_frame([("a", "b", 1, 1), ("a", "b", 1, 6), ("a", "b", 3, 8)])
+    rows = entity_frame([("a", "b", minute) for minute in (1, 5, 6, 7, 8)])
+    joined = join_as_of(
+        rows,
+        known,
+        keys={"k": "k", "other": "j"},
+        at="moment",
+        event="event",
+        values=["value"],
+        created="created",
+        created_bounds=True,
+    )
+    assert joined["value"].to_list() == ["ab1:1", "ab1:1", "ab1:6", "ab1:6", "ab3:8"]
+
+
+def test_a_value_named_like_an_entity_column_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\['n'\] are already columns"):
+        join_as_of(
+            entity_frame([]),
+            feature_frame([]).rename({"value": "n"}),
+            keys={"k": "k"},
+            at="moment",
+            event="event",
+            values=["n"],
+        )
