@@ -186,8 +186,10 @@ def test_every_feast_view_is_computed_with_the_columns_and_types_it_declares(man
         assert {column: dtype for column, dtype in rows.schema.items() if column != MOMENT} == types
 
 
+# An aircraft with long pauses, and a last event whose expiry (grid included) falls on the next day's first instant.
 SCATTERED = [
-    (f"N{n % 3}", ("UA", "AA")[n % 2], ("IAH", "MIA")[n % 2], f"{n * 7}:{n % 60}", n % 40 - 9) for n in range(70)
+    *((f"N{n % 3}", ("UA", "AA")[n % 2], ("IAH", "MIA")[n % 2], f"{n * 7}:{n % 60}", n % 40 - 9) for n in range(70)),
+    *(("N9", "UA", "IAH", time, 5) for time in ("30:00", "100:00", "170:00", "503:50")),
 ]
 VIEWS = sorted(set(load_dataset(FOLDER).views) - {"aircraft_facts", "scheduled_flight"})
 
@@ -204,7 +206,7 @@ def test_day_by_day_gives_what_one_go_gives(name: str) -> None:
         rows = view({table: tables[table].filter(reach) for table in spec.inputs}, start, end)
         return rows.filter(pl.col(MOMENT).is_between(start, end, closed="left"))
 
-    days = [DAY + timedelta(days=n) for n in range(25)]
+    days = [DAY + timedelta(days=n) for n in range(30)]
     parts = pl.concat([run(day, day + timedelta(days=1)) for day in days])
     assert parts.height > 50
     assert_frame_equal(run(days[0], days[-1] + timedelta(days=1)), parts, check_row_order=False, check_exact=True)
