@@ -186,11 +186,12 @@ def test_every_feast_view_is_computed_with_the_columns_and_types_it_declares(man
         assert {column: dtype for column, dtype in rows.schema.items() if column != MOMENT} == types
 
 
-# An aircraft with long pauses, and a last event whose expiry (grid included) falls on the next day's first instant.
 SCATTERED = [
-    *((f"N{n % 3}", ("UA", "AA")[n % 2], ("IAH", "MIA")[n % 2], f"{n * 7}:{n % 60}", n % 40 - 9) for n in range(70)),
-    *(("N9", "UA", "IAH", time, 5) for time in ("30:00", "100:00", "170:00", "503:50")),
+    (f"N{n % 3}", ("UA", "AA")[n % 2], ("IAH", "MIA")[n % 2], f"{n * 7}:{n % 60}", n % 40 - 9) for n in range(70)
 ]
+# An aircraft with pauses just under its memory, and a last event that expires (grid included) as a day begins.
+LEFT = [*SCATTERED, ("N9", "UA", "IAH", "100:00", 5), ("N8", "UA", "IAH", "503:50", 5)]
+LANDED = [*SCATTERED, *(("N9", "UA", "IAH", time, 5) for time in ("33:00", "170:00", "503:50"))]
 VIEWS = sorted(set(load_dataset(FOLDER).views) - {"aircraft_facts", "scheduled_flight"})
 
 
@@ -198,7 +199,7 @@ VIEWS = sorted(set(load_dataset(FOLDER).views) - {"aircraft_facts", "scheduled_f
 def test_day_by_day_gives_what_one_go_gives(name: str) -> None:
     """Within the declared look-back: a value depends on event time alone, never on the batch."""
     spec = load_dataset(FOLDER).views[name]
-    tables = {"arrivals": arrivals(*SCATTERED), "departures": departures(*SCATTERED), "weather": weather(200)}
+    tables = {"arrivals": arrivals(*LANDED), "departures": departures(*LEFT), "weather": weather(200)}
     view = bind(spec, FOLDER)
 
     def run(start: datetime, end: datetime) -> pl.DataFrame:
