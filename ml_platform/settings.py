@@ -1,13 +1,16 @@
 """Every path, URL and switch of the platform, read from ``ML_PLATFORM_*`` with embedded defaults.
 
-This is the only module that reads the environment. Nothing here touches the disk: a :class:`Settings`
-is a value, and the stores make their folders when they first write.
+This is the only module that reads the environment. Nothing here writes to the disk: a :class:`Settings`
+is a value, and the stores make their folders when they first write. Beside the environment, one file of the
+home is read: the ports on which its links were made (:mod:`ml_platform.stores.instance` writes it).
 """
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,11 +24,16 @@ TELEMETRY_OFF: Mapping[str, str] = {
 """Switches that turn the telemetry of every library off; exported by :func:`disable_telemetry`."""
 
 
+DEFAULT_PORTS: Mapping[str, int] = {"dagster": 3000, "mlflow": 5000, "reports": 3001}
+"""The port of each server where nothing else is set and the home was never served."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where everything lives. All paths are absolute; all URLs are complete.
 
-    ``storage_options`` are handed to deltalake as they are (object storage credentials).
+    ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
+    the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
     """
 
     home: Path
@@ -39,6 +47,7 @@ class Settings:
     optuna_storage_url: str
     reports: Path
     dagster_home: Path
+    dagster_yaml: Path | None
     host: str
     dagster_port: int
     mlflow_port: int
@@ -46,7 +55,31 @@ class Settings:
     dagster_url: str
     mlflow_url: str
     reports_url: str
+    configured_ports: frozenset[str]
     storage_options: Mapping[str, str]
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The port of each server, by the names of :data:`DEFAULT_PORTS`."""
+        return {"dagster": self.dagster_port, "mlflow": self.mlflow_port, "reports": self.reports_port}
+
+    @property
+    def ports_file(self) -> Path:
+        """Where the home keeps the ports on which its links were made."""
+        return self.home / "ports.json"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the servers' logs."""
+        return self.home / "logs"
+
+    def with_ports(self, ports: Mapping[str, int]) -> Self:
+        """The same on other ports; a URL that was configured stays as it is."""
+        moved: dict[str, object] = {f"{name}_port": port for name, port in ports.items()}
+        for name, port in ports.items():
+            if getattr(self, f"{name}_url") == f"http://{self.host}:{self.ports[name]}":
+                moved[f"{name}_url"] = f"http://{self.host}:{port}"
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     @property
     def ledger_table(self) -> str:
@@ -61,15 +94,17 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         environ: variables to read instead of the process environment.
 
     Raises:
-        ValueError: a port is not an integer; the message names the variable and its value.
+        ValueError: a port is no port; the message names the variable or file and the value.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("ML_PLATFORM_HOME", PROJECT_ROOT / ".ml_platform")).expanduser().resolve()
     host = env.get("ML_PLATFORM_HOST", "127.0.0.1")
-    dagster_port = _port(env, "ML_PLATFORM_DAGSTER_PORT", 3000)
-    mlflow_port = _port(env, "ML_PLATFORM_MLFLOW_PORT", 5000)
-    reports_port = _port(env, "ML_PLATFORM_REPORTS_PORT", 3001)
-    feature_store_yaml = env.get("ML_PLATFORM_FEATURE_STORE_YAML")
+    kept = _kept_ports(home / "ports.json")
+    ports = {
+        name: _port(port_variable(name), env.get(port_variable(name), kept.get(name, default)))
+        for name, default in DEFAULT_PORTS.items()
+    }
+    feature_store_yaml, dagster_yaml = (env.get(f"ML_PLATFORM_{name}_YAML") for name in ("FEATURE_STORE", "DAGSTER"))
     prefix = "ML_PLATFORM_STORAGE_"
     return Settings(
         home=home,
@@ -83,13 +118,15 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         optuna_storage_url=env.get("ML_PLATFORM_OPTUNA_URL", f"sqlite:///{home / 'mlflow' / 'optuna.db'}"),
         reports=home / "reports",
         dagster_home=home / "dagster",
+        dagster_yaml=Path(dagster_yaml).resolve() if dagster_yaml else None,
         host=host,
-        dagster_port=dagster_port,
-        mlflow_port=mlflow_port,
-        reports_port=reports_port,
-        dagster_url=env.get("ML_PLATFORM_DAGSTER_URL", f"http://{host}:{dagster_port}"),
-        mlflow_url=env.get("ML_PLATFORM_MLFLOW_URL", f"http://{host}:{mlflow_port}"),
-        reports_url=env.get("ML_PLATFORM_REPORTS_URL", f"http://{host}:{reports_port}"),
+        dagster_port=ports["dagster"],
+        mlflow_port=ports["mlflow"],
+        reports_port=ports["reports"],
+        dagster_url=env.get("ML_PLATFORM_DAGSTER_URL", f"http://{host}:{ports['dagster']}"),
+        mlflow_url=env.get("ML_PLATFORM_MLFLOW_URL", f"http://{host}:{ports['mlflow']}"),
+        reports_url=env.get("ML_PLATFORM_REPORTS_URL", f"http://{host}:{ports['reports']}"),
+        configured_ports=frozenset(name for name in DEFAULT_PORTS if port_variable(name) in env),
         storage_options={k[len(prefix) :].lower(): v for k, v in env.items() if k.startswith(prefix)},
     )
 
@@ -105,8 +142,24 @@ def export_dagster_home(settings: Settings) -> None:
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
 
 
-def _port(env: Mapping[str, str], name: str, default: int) -> int:
-    value = env.get(name, str(default))
-    if not value.isdigit() or not 0 < int(value) < 65536:
+def port_variable(server: str) -> str:
+    """The environment variable that sets the port of a server of :data:`DEFAULT_PORTS`."""
+    return f"ML_PLATFORM_{server.upper()}_PORT"
+
+
+def _kept_ports(file: Path) -> dict[str, int]:
+    try:
+        kept = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
+        raise ValueError(f"{file} must hold ports by server, as {json.dumps(DEFAULT_PORTS)}; delete it to choose anew")
+    return {name: _port(f"{name} in {file}", port) for name, port in kept.items() if name in DEFAULT_PORTS}
+
+
+def _port(name: str, value: object) -> int:
+    if not str(value).isdigit() or not 0 < int(str(value)) < 65536:
         raise ValueError(f"{name} must be a port between 1 and 65535, not {value!r}")
-    return int(value)
+    return int(str(value))

@@ -1,0 +1,117 @@
+"""The home as Dagster and its viewers find it: the instance's configuration, and ports that stay the same.
+
+Links to Dagster, MLflow and reports are stored with every materialisation, so they must open again when the home is
+served next. The ports are therefore chosen once, by whichever command first makes links, and kept in the home.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ml_platform.settings import Settings, export_dagster_home
+
+_PORT_STEP, _PORT_TRIES = 10, 100
+_TEMPLATE = Path(__file__).with_name("dagster_home")
+
+
+def prepare_dagster_home(settings: Settings) -> Settings:
+    """Make the home ready for Dagster, and point this process and its children at it.
+
+    Installs ``dagster.yaml`` and ``workspace.yaml``, settles the ports, and exports ``DAGSTER_HOME``. Running it again
+    changes nothing.
+
+    Returns:
+        The settings with the ports that links are to carry; loading them anew gives the same.
+
+    Raises:
+        FileNotFoundError: ``ML_PLATFORM_DAGSTER_YAML`` names no file.
+    """
+    home = settings.dagster_home
+    for name, source in instance_files(settings).items():
+        content = source.read_bytes()
+        if not (home / name).is_file() or (home / name).read_bytes() != content:
+            _write_whole(home / name, content)
+    export_dagster_home(settings)
+    return settle_ports(settings)
+
+
+def instance_files(settings: Settings) -> dict[str, Path]:
+    """The files of ``DAGSTER_HOME`` that the platform installs, by name, each with where it comes from."""
+    files = {path.name: path for path in sorted(_TEMPLATE.iterdir())}
+    return files if settings.dagster_yaml is None else files | {"dagster.yaml": settings.dagster_yaml}
+
+
+def settle_ports(settings: Settings) -> Settings:
+    """The settings with the home's ports, chosen and kept if it has none yet.
+
+    A configured port is taken as it is. Otherwise the home's own stays; a new home gets the default, or the next free
+    one in steps of ten if another program has that.
+
+    Raises:
+        OSError: a hundred ports in a row are taken.
+    """
+    for _ in range(2):
+        kept = _read(settings.ports_file)
+        ports: dict[str, int] = {}
+        for name, port in settings.ports.items():
+            fixed = name in settings.configured_ports or name in kept
+            ports[name] = port if fixed else _free_port(settings.host, port, set(ports.values()))
+        if ports == kept or _keep(settings.ports_file, ports, first=not kept):
+            return settings.with_ports(ports)
+        # Another process settled them meanwhile: take its choice.
+        settings = settings.with_ports(
+            {name: port for name, port in _read(settings.ports_file).items() if name not in settings.configured_ports}
+        )
+    return settings
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(host: str, first: int, taken: set[int]) -> int:
+    for port in range(first, min(first + _PORT_STEP * _PORT_TRIES, 65536), _PORT_STEP):
+        if port not in taken and is_free(host, port):
+            return port
+    raise OSError(f"no free port on {host} among {first}, {first + _PORT_STEP}, … ({_PORT_TRIES} tried)")
+
+
+def _read(file: Path) -> dict[str, int]:
+    with suppress(FileNotFoundError):
+        return dict(json.loads(file.read_text()))
+    return {}
+
+
+def _keep(file: Path, ports: Mapping[str, int], *, first: bool) -> bool:
+    """Write the ports; false if ``first`` and another process was faster."""
+    content = (json.dumps(ports) + "\n").encode()
+    if not first:
+        _write_whole(file, content)
+        return True
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    draft.write_bytes(content)
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    draft.write_bytes(content)
+    draft.replace(file)
