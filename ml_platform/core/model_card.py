@@ -242,6 +242,7 @@ def _limits(spec: ModelSpec) -> tuple[str, ...]:
 
 def _rebuild(cited: Sources, parameters: Mapping[str, Any]) -> Section:
     names = {
+        "Version": "version",
         "Trained through (newest label)": "trained_through",
         "Seed": "seed",
         "Code version": "code_version",

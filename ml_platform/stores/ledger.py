@@ -12,14 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from ml_platform.stores.lake import Lake
 
 if TYPE_CHECKING:
-    from ml_platform.core.promotion import Decision
+    from ml_platform.core.promotion import Decision, GateResult
 
 TABLE = "ledger/promotions"
 
@@ -41,6 +41,16 @@ SCHEMA: Mapping[str, pl.DataType] = {
 
 class PromotionConflictError(RuntimeError):
     """The champion is not the one the decision was made against."""
+
+
+@dataclass(frozen=True)
+class ManualDecision:
+    """A person's decision, for which no gate was asked; ``rule`` says of what kind."""
+
+    promote: bool
+    rule: Literal["promoted_by_person", "rejected_by_person", "rolled_back_by_person"]
+    reason: str
+    gates: "tuple[GateResult, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,12 @@ class LedgerEntry:
     run_id: str
     sequence: int
 
+    @property
+    def gate_results(self) -> list[dict[str, Any]]:
+        """The gates: name, passed, value, bound and explanation of each."""
+        found: list[dict[str, Any]] = json.loads(self.gates)
+        return found
+
 
 class Ledger:
     """The decisions table: one Delta table for all models."""
@@ -83,6 +99,10 @@ class Ledger:
         """The newest decision, promoting or not; None if there is none."""
         return _last(self.history(model))
 
+    def decision_on(self, model: str, version: int) -> LedgerEntry | None:
+        """The newest decision on a version; None if there is none."""
+        return _last(self.history(model).filter(pl.col("version") == version))
+
     def champion(self, model: str) -> LedgerEntry | None:
         """The entry that made the present champion; None if no version ever was."""
         return _last(self.history(model).filter("promoted"))
@@ -91,7 +111,7 @@ class Ledger:
         self,
         model: str,
         version: int,
-        decision: "Decision",
+        decision: "Decision | ManualDecision",
         *,
         expected_current: int | None,
         watermark: datetime,

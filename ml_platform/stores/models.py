@@ -27,7 +27,7 @@ from ml_platform.core.content import digest
 from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel, encode
 from ml_platform.settings import Settings, disable_telemetry
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.ledger import Ledger, LedgerEntry
+from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -245,6 +245,20 @@ class ModelStore:
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
                 self._client.log_artifact(run_id, str(path), folder)
 
+    def artifact_text(self, run_id: str, path: str) -> str:
+        """A text artifact of a run.
+
+        Raises:
+            LookupError: the run has no such artifact.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                return Path(self._client.download_artifacts(run_id, path, temporary)).read_text(encoding="utf-8")
+            except (MlflowException, OSError) as error:
+                raise LookupError(f"MLflow run {run_id} has no artifact {path!r}") from error
+
     # Versions --------------------------------------------------------------------------------------
 
     def versions(self, name: str) -> list[int]:
@@ -362,7 +376,7 @@ class ModelStore:
         self,
         name: str,
         version: int,
-        decision: "Decision",
+        decision: "Decision | ManualDecision",
         *,
         expected_current: int | None,
         watermark: datetime,

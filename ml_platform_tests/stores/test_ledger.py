@@ -1,0 +1,147 @@
+"""The ledger keeps every decision, and of promotions made at once one."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ml_platform.core.promotion import Decision, GateResult
+from ml_platform.settings import load
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision, PromotionConflictError
+
+WATERMARK = datetime(2013, 4, 1, tzinfo=UTC)
+PROMOTED = Decision(promote=True, rule="first_champion", reason="every gate holds", gates=())
+REJECTED = Decision(
+    promote=False,
+    rule="rejected",
+    reason="auc is 0.55",
+    gates=(GateResult(name="floor auc", passed=False, value=0.55, bound=0.6, explanation="too low"),),
+)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def record(
+    ledger: Ledger, version: int, decision: Decision | ManualDecision, expected: int | None, run_id: str = ""
+) -> LedgerEntry:
+    return ledger.record(
+        "m",
+        version,
+        decision,
+        expected_current=expected,
+        watermark=WATERMARK,
+        by="automation",
+        run_id=run_id or f"run-{version}",
+    )
+
+
+def test_an_empty_ledger_has_no_champion_and_no_decision(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    assert ledger.history().is_empty()
+    assert ledger.latest("m") is None
+    assert ledger.champion("m") is None
+
+
+def test_a_rejection_is_kept_and_leaves_the_champion(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    record(ledger, 1, PROMOTED, None)
+    rejected = record(ledger, 2, REJECTED, 1)
+    assert ledger.champion("m").version == 1
+    assert ledger.latest("m") == rejected
+    assert (rejected.sequence, rejected.previous_version, rejected.promoted) == (2, 1, False)
+    assert '"floor auc"' in rejected.gates
+    assert ledger.champion("other") is None
+
+
+def test_a_promotion_against_another_champion_than_the_present_is_refused_and_not_kept(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    record(ledger, 1, PROMOTED, None)
+    with pytest.raises(PromotionConflictError, match="was to replace no champion, but the champion is version 1"):
+        record(ledger, 2, PROMOTED, None)
+    with pytest.raises(PromotionConflictError):
+        record(ledger, 1, PROMOTED, 1, run_id="another-run")
+    assert ledger.history("m").height == 1
+
+
+def test_a_promotion_repeated_by_its_own_run_is_one_entry(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    first = record(ledger, 1, PROMOTED, None)
+    assert record(ledger, 1, PROMOTED, None) == first
+    assert ledger.history("m").height == 1
+
+
+def test_a_person_rolls_back_to_an_older_version(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    record(ledger, 1, PROMOTED, None)
+    record(ledger, 2, PROMOTED, 1)
+    back = ManualDecision(promote=True, rule="rolled_back_by_person", reason="complaints")
+    assert record(ledger, 1, back, 2, run_id="person").previous_version == 2
+    assert ledger.champion("m").rule == "rolled_back_by_person"
+
+
+def test_the_ledger_is_a_table_that_sql_reads(lake: Lake) -> None:
+    record(Ledger(lake), 1, PROMOTED, None)
+    assert load({}).ledger_table in lake.tables()
+    assert lake.query("select version from ledger.promotions")["version"].to_list() == [1]
+
+
+RACER = """
+import sys, time
+from datetime import UTC, datetime
+from ml_platform.core.promotion import Decision
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger, PromotionConflictError
+ledger, version, rounds = Ledger(Lake(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+decision = Decision(promote=True, rule="first_champion", reason=f"racer {version}", gates=())
+sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()
+for number in range(rounds):
+    try:
+        ledger.record(f"model-{number}", version, decision, expected_current=None,
+                      watermark=datetime(2013, 4, 1, tzinfo=UTC), by="test", run_id=f"run-{version}")
+        sys.stdout.write(f"{number} won\\n")
+    except PromotionConflictError:
+        sys.stdout.write(f"{number} lost\\n")
+"""
+
+
+def test_of_processes_that_promote_at_once_exactly_one_wins_each_race(tmp_path: Path) -> None:
+    rounds, uri = 10, str(tmp_path / "lake")
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, uri, str(version), str(rounds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for version in (1, 2, 3)
+    ]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    outputs = [racer.communicate(timeout=120)[0].split("\n")[:-1] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0, 0]
+    ledger = Ledger(Lake(uri))
+    for number in range(rounds):
+        winners = [version for version, output in zip((1, 2, 3), outputs, strict=True) if f"{number} won" in output]
+        assert winners == ledger.history(f"model-{number}")["version"].to_list()
+        assert len(winners) == 1
+
+
+def test_decisions_on_one_model_made_at_once_are_all_kept_in_one_order(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    stale, fresh = Ledger(lake), Ledger(lake)
+    record(stale, 1, PROMOTED, None)
+    seen = lake.version("ledger/promotions")
+    record(fresh, 2, REJECTED, 1)
+    claimed = lake.append_claimed("ledger/promotions", stale.history("m"), claim="decisions/m", sequence=2, onto=seen)
+    assert not claimed
+    assert record(stale, 3, REJECTED, 1).sequence == 3
+    assert stale.history("m")["sequence"].to_list() == [1, 2, 3]
