@@ -137,6 +137,11 @@ def disable_telemetry() -> None:
         os.environ.setdefault(name, value)
 
 
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with some variables set, for a process it starts."""
+    return {**os.environ, **extra}
+
+
 def export_dagster_home(settings: Settings) -> None:
     """Point this process and its children at the platform's Dagster instance."""
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)

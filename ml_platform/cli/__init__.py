@@ -12,7 +12,7 @@ import typer
 
 from ml_platform import settings
 
-COMMANDS = ("replay",)
+COMMANDS = ("replay", "up")
 """In the order of ``--help``."""
 
 app = typer.Typer(
