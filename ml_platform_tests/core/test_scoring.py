@@ -1,5 +1,7 @@
 """One path predicts, and a row's score is its own."""
 
+import dataclasses
+
 import polars as pl
 import pytest
 
@@ -17,6 +19,12 @@ def test_a_binary_model_scores_probabilities_and_decides_at_its_threshold(model)
     scored = score(model, parcels(200, seed=3))
     assert scored["score"].is_between(0, 1).all()
     assert scored["decision"].to_list() == [value >= 0.25 for value in scored["score"]]
+
+
+def test_a_score_at_the_threshold_is_a_positive_decision(model):
+    frame = parcels(20, seed=3)
+    exactly = dataclasses.replace(model, threshold=float(raw_scores(model, frame)[4]))
+    assert score(exactly, frame)["decision"][4] is True
 
 
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(model):

@@ -15,7 +15,7 @@ HOUR = timedelta(hours=1)
 UTC_TIME = pl.Datetime("us", "UTC")
 
 
-def labelled(rows: list[tuple[int, int]]) -> pl.DataFrame:
+def labelled(rows: list[tuple[float, float]]) -> pl.DataFrame:
     """Rows by (prediction, label) hours after the start."""
     return pl.DataFrame(
         {
@@ -30,7 +30,7 @@ def labelled(rows: list[tuple[int, int]]) -> pl.DataFrame:
 
 def test_a_row_predicted_before_the_cutoff_and_labelled_after_it_is_on_neither_side():
     windows = Windows(training="10d", holdout="1d", minimum_rows=1)
-    frame = labelled([(0, 20), (23, 24), (23, 25), (24, 26), (25, 30), (40, 48), (47, 49)])
+    frame = labelled([(0, 20), (23, 24), (23, 24.01), (24, 26), (24.01, 30), (40, 48), (47, 48.01)])
 
     found = split(frame, windows, START + 48 * HOUR)
 

@@ -1,10 +1,12 @@
 """A study is repeatable, resumable and spends its budget once."""
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ml_platform.core.splits import LeakageError
+from ml_platform.core.splits import LeakageError, folds
+from ml_platform.core.training import base_params, dataset, learn_categories
 from ml_platform.core.tuning import TrialSummary, study_name, tune
 from ml_platform_tests.core.learning_examples import FEATURES, minutes, parcels, regression_spec, spec
 
@@ -33,6 +35,28 @@ def test_a_study_gives_the_same_result_again_and_its_rounds_and_folds_are_those_
     assert set(first.params) == {"learning_rate", "num_leaves"}
     draws = first.trials.select("learning_rate", "num_leaves")
     assert draws.is_unique().all()
+
+
+def test_rounds_and_fold_values_are_those_of_naive_training_on_each_fold():
+    import lightgbm as lgb
+
+    declared = spec(tuning={"trials": 1, "max_rounds": 60, "search": {"learning_rate": {"low": 0.3, "high": 0.3}}})
+    result = tune(declared, TRAIN, FEATURES)
+
+    frame = TRAIN.sort("parcel_id")
+    binned = dataset(declared, frame, FEATURES, learn_categories(frame, FEATURES))
+    curves = []
+    for fold in folds(frame, declared.windows):
+        training, validation = (binned.subset(rows.tolist()) for rows in (fold.train_rows, fold.validation_rows))
+        record: dict[str, dict[str, list[float]]] = {}
+        params = {**base_params(declared), **result.params}
+        lgb.train(params, training, 60, valid_sets=[validation], callbacks=[lgb.record_evaluation(record)])
+        curves.append(record["valid_0"]["binary_logloss"])
+    mean = np.mean(curves, axis=0)
+    best = next(r for r in range(60) if r == 59 or mean[r] < mean[r + 1 : r + 9].min())
+    assert best < 50
+    assert result.fold_values == tuple(curve[best] for curve in curves)
+    assert result.rounds == int(np.median([np.argmin(curve[: best + 9]) + 1 for curve in curves]))
 
 
 def test_a_killed_study_resumes_with_the_missing_trials_only_and_ends_as_an_uninterrupted_one(tmp_path):
