@@ -1,0 +1,108 @@
+"""``ml-platform status``: the whole platform on one page."""
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ml_platform import settings
+from ml_platform.cli.console import console, shown, table, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ml_platform.stores.status import Interval, ModelStatus, PlatformStatus
+
+_GAPS_SHOWN = 5
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
+) -> None:
+    """Show how far the data go, what is blocked, and for each model its champion, figures, decision and drift."""
+    from ml_platform.cli.declared import datasets
+    from ml_platform.stores.status import platform_status
+
+    found = platform_status(settings.load(), datasets())
+    if as_json:
+        write_json(found.model_dump(mode="json"))
+    else:
+        _show(found)
+
+
+def _show(found: "PlatformStatus") -> None:
+    out = console()
+    until = "nothing has landed: run `ml-platform replay`"
+    if found.watermark is not None:
+        until = f"{found.watermark.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    out.print(f"[bold]Watermark[/bold]  {until}   [dim]home {found.home}[/dim]\n")
+    rows = [
+        (name, t.rows, t.quarantined, t.partitions, len(t.blocked), t.newest_partition, _gaps(t.gaps))
+        for name, t in found.tables.items()
+    ]
+    columns = ("raw table", "rows", "quarantined", "partitions", "blocked", "newest", "gaps")
+    out.print(table(columns, rows))
+    views = [(name, t.rows, t.partitions, len(t.blocked), t.newest_partition) for name, t in found.features.items()]
+    out.print(table(("feature view", "rows", "partitions", "blocked", "newest"), views))
+    blocked = [
+        f"  [red]blocked[/red] {name} {partition}: {reason}"
+        for stored in (found.tables, found.features)
+        for name, each in stored.items()
+        for partition, reason in each.blocked.items()
+    ]
+    out.print(*blocked, sep="\n", end="\n\n" if blocked else "")
+    for name, model in found.models.items():
+        out.print(*_model(name, model), sep="\n", end="\n\n")
+    where = "   ".join(f"{title} {url}" for title, url in found.links.items())
+    out.print(f"[bold]Where to look[/bold]  {where}   [dim](ml-platform up serves them)[/dim]")
+
+
+def _model(name: str, model: "ModelStatus") -> "Iterator[object]":
+    if model.champion_version is None:
+        yield f"[bold]{name}[/bold]  no champion yet"
+    else:
+        yield (
+            f"[bold]{name}[/bold]  champion is version {model.champion_version} since {shown(model.champion_since)}, "
+            f"learned from {shown(model.training_rows)} rows, judged on {shown(model.evaluated_rows)} it never saw"
+        )
+        live = model.performance
+        rows = [
+            (
+                metric,
+                _figure(value, model.metric_intervals.get(metric)),
+                _figure(model.baseline_metrics.get(metric), model.baseline_metric_intervals.get(metric)),
+                _figure(live.metrics.get(metric), live.metric_intervals.get(metric)) if live else "-",
+            )
+            for metric, value in model.metrics.items()
+        ]
+        recent = f"on labels of {live.start:%m-%d} to {live.end:%m-%d}" if live else "since then"
+        yield table(("metric", "champion", "baseline", recent), rows)
+        if live:
+            yield f"  performance: version {live.model_version} on {live.rows:,} labelled rows"
+        pinned = ", ".join(f"{source}@{version}" for source, version in sorted(model.data_versions.items()))
+        yield f"  trained on   {pinned}"
+    if model.last_decision is not None:
+        last = model.last_decision
+        what = "promoted" if last.promoted else "kept the champion before"
+        when = shown(last.decided_at_watermark)
+        yield f"  last decision on version {last.version} ({when}, {last.by}): {what}, {last.reason}"
+    if model.drift is None:
+        yield "  drift        not reported yet"
+    else:
+        worst = ", ".join(f"{column} {found.psi:.2f}" for column, found in model.drift.columns.items() if found.drifted)
+        mark = "[red]alarm[/red]" if model.drift.alarm else "no alarm"
+        share = f"{model.drift.share:.0%} of columns{': ' + worst if worst else ''}"
+        yield f"  drift        {mark} on {model.drift.day:%Y-%m-%d}: {share}"
+    yield f"  predictions  {model.predictions_rows:,} rows, {model.champion_predictions_rows:,} by the champion"
+    yield from (f"  [dim]{title:<12} {url}[/dim]" for title, url in model.links.items())
+
+
+def _figure(value: float | None, interval: "Interval | None") -> str:
+    if value is None or interval is None:
+        return shown(value)
+    return f"{shown(value)} ({shown(interval.low)} to {shown(interval.high)})"
+
+
+def _gaps(gaps: tuple[str, ...]) -> str:
+    more = f" and {len(gaps) - _GAPS_SHOWN} more" if len(gaps) > _GAPS_SHOWN else ""
+    return ", ".join(gaps[:_GAPS_SHOWN]) + more
