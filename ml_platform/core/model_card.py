@@ -198,7 +198,7 @@ def _gaps(cited: Sources, report: EvaluationReport) -> Section:
 
 
 def _cases(cited: Sources, report: EvaluationReport) -> Section:
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             case.name,
             case.expect.replace("_", " "),
@@ -220,7 +220,7 @@ def _calibration(cited: Sources, report: EvaluationReport) -> Section:
 
 def _importance(cited: Sources, report: EvaluationReport) -> Section:
     order = sorted(range(len(report.importance)), key=lambda i: -report.importance[i].contribution)[:_SHOWN_FEATURES]
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             report.importance[i].feature,
             *(cited.cite("evaluation_report", "importance", i, name) for name in ("contribution", "gain")),

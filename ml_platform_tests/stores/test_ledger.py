@@ -56,6 +56,8 @@ def test_a_rejection_is_kept_and_leaves_the_champion(lake: Lake) -> None:
     assert ledger.latest("m") == rejected
     assert (rejected.sequence, rejected.previous_version, rejected.promoted) == (2, 1, False)
     assert '"floor auc"' in rejected.gates
+    assert ledger.decision_on("m", 1).promoted
+    assert ledger.decision_on("m", 3) is None
     assert ledger.champion("other") is None
 
 

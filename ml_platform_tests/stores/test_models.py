@@ -117,6 +117,14 @@ def test_a_model_comes_back_bit_for_bit_with_all_it_was_made_from(store: ModelSt
     assert candidate.run_url.endswith(f"/runs/{candidate.run_id}")
 
 
+def test_a_text_attached_to_a_run_is_read_again_and_one_never_attached_is_named(store: ModelStore) -> None:
+    with store.training_run("attached") as run:
+        store.attach(run.run_id, {"note.json": "{}"}, folder="notes")
+    assert store.artifact_text(run.run_id, "notes/note.json") == "{}"
+    with pytest.raises(LookupError, match="no artifact 'notes/other.json'"):
+        store.artifact_text(run.run_id, "notes/other.json")
+
+
 def test_nothing_stored_can_execute_code(store: ModelStore, home: Path) -> None:
     log(store, "textual")
     artifacts = [path for path in (home / "mlflow" / "artifacts" / "textual").rglob("*") if path.is_file()]
