@@ -121,7 +121,7 @@ def test_a_text_attached_to_a_run_is_read_again_and_one_never_attached_is_named(
     with store.training_run("attached") as run:
         store.attach(run.run_id, {"note.json": "{}"}, folder="notes")
     assert store.artifact_text(run.run_id, "notes/note.json") == "{}"
-    with pytest.raises(LookupError, match="no artifact 'notes/other.json'"):
+    with pytest.raises(LookupError, match="no artifact 'notes/other"):
         store.artifact_text(run.run_id, "notes/other.json")
 
 
