@@ -39,7 +39,9 @@ def test_a_tiny_shift_stays_tiny_however_many_rows_show_it() -> None:
 
 
 def test_noise_says_what_chance_alone_gives() -> None:
-    found = [drift_report(POLICY, normal(2000, seed=s), normal(500, seed=1000 + s), ["x"]).columns[0] for s in range(60)]
+    found = [
+        drift_report(POLICY, normal(2000, seed=s), normal(500, seed=1000 + s), ["x"]).columns[0] for s in range(60)
+    ]
     assert np.mean([c.psi for c in found]) == pytest.approx(found[0].noise, rel=0.25)
 
 
