@@ -12,7 +12,7 @@ import typer
 
 from ml_platform import settings
 
-COMMANDS = ("replay", "up", "status", "sql", "drift")
+COMMANDS = ("replay", "up", "status", "sql", "features", "drift")
 """In the order of ``--help``."""
 
 app = typer.Typer(

@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_PIPE_WIDTH = 240
+
 
 def console(*, stderr: bool = False) -> "Console":
-    """A console that neither colours numbers nor breaks what is piped on."""
+    """A console that does not colour numbers; what is piped on is as wide as it needs."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    wide = None if (sys.stderr if stderr else sys.stdout).isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=wide)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> "Table":
@@ -27,7 +30,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
     for number, name in enumerate(columns):
         numeric = all(isinstance(row[number], int | float | None) for row in cells) and bool(cells)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=number == 0)
     for row in cells:
         made.add_row(*(escape(shown(value)) for value in row))
     return made
@@ -55,5 +58,5 @@ def write_json(value: Any) -> None:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "isoformat"):
-        return value.isoformat()
+        return value.isoformat().replace("+00:00", "Z")
     raise TypeError(f"{type(value).__name__} has no place in JSON: {value!r}")

@@ -122,10 +122,8 @@ class FeatureClient:
         Raises:
             LookupError: no such batch view, or its table was never written.
         """
-        spec = self.manifest().view(view)
-        if spec.table is None:
-            raise LookupError(f"view {view!r} follows from the request: it has nothing to push")
-        newest = self._newest(spec, spec.table, as_of)
+        spec = self._batch_view(view)
+        newest = self._newest(spec, str(spec.table), as_of)
         if newest.is_empty():
             return Pushed(0, 0)
         store = self._store({})
@@ -181,7 +179,58 @@ class FeatureClient:
         ordered = {series.name: series for series in features}
         return frame.with_columns(ordered[name] for name in spec.features)
 
+    def stored(self, view: str, *, as_of: datetime | None = None) -> pl.DataFrame:
+        """The row of each key that counts at ``as_of``, read from the lake without Feast.
+
+        Args:
+            view: name of a batch view.
+            as_of: moment in event time (UTC); the newest row's if absent.
+
+        Returns:
+            Join keys, features and ``event_timestamp``; keys whose newest row has outlived the TTL are left out.
+
+        Raises:
+            LookupError: no such batch view, or its table was never written.
+        """
+        spec = self._batch_view(view)
+        return self._newest(spec, str(spec.table), as_of)
+
+    def online_view(self, view: str, rows: pl.DataFrame, *, as_of: datetime) -> pl.DataFrame:
+        """What the online store answers for these join keys: as :meth:`online`, for one batch view.
+
+        Returns:
+            The rows' columns, then the view's features and ``event_timestamp``, null where no row counts at ``as_of``.
+
+        Raises:
+            LookupError: no such batch view.
+            ValueError: a join key is missing.
+        """
+        spec = self._batch_view(view)
+        keys = [key.name for key in spec.join_keys]
+        if missing := sorted(set(keys) - set(rows.columns)):
+            raise ValueError(f"view {view!r} needs the columns {missing}; given are {rows.columns}")
+        store = self._store({})
+        with _quiet():
+            answer = store.get_online_features(
+                features=[f"{view}:{feature.name}" for feature in spec.features],
+                entity_rows=rows.select(keys).to_dicts(),
+            ).to_dict(include_event_timestamps=True)
+        # Every value of a view has its row's moment.
+        seconds = pl.Series(answer[f"{spec.features[0].name}__ts"], dtype=pl.Int64)
+        columns = [
+            _alive(pl.Series(column.name, answer[column.name], column.polars_dtype, strict=False), seconds, spec, as_of)
+            for column in spec.features
+        ]
+        moment = pl.from_epoch(seconds.alias(EVENT_TIME), time_unit="s").cast(_UTC)
+        return rows.with_columns(*columns, _alive(moment, seconds, spec, as_of))
+
     # Inside ----------------------------------------------------------------------------------------
+
+    def _batch_view(self, name: str) -> ViewSpec:
+        spec = self.manifest().view(name)
+        if spec.table is None:
+            raise LookupError(f"view {name!r} follows from the request: nothing is stored of it")
+        return spec
 
     def _manifest_file(self, fingerprint: str) -> Path:
         return self._settings.feast_home / "manifests" / f"{fingerprint}.json"
