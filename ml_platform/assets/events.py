@@ -61,7 +61,9 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
         if not one_day:
             _log_materialisations(context, key, listed)
         days = "\n".join(f"{report.outcome.day} {report.outcome.status}: {report.outcome.reason}" for report in bad)
-        raise dg.Failure(f"{key.to_user_string()} could not be materialised for {len(bad)} days\n{days}", allow_retries=False)
+        raise dg.Failure(
+            f"{key.to_user_string()} could not be materialised for {len(bad)} days\n{days}", allow_retries=False
+        )
     if one_day and not deferred:
         report = listed[0]
         assert report.outcome.state is not None

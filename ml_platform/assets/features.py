@@ -1,6 +1,6 @@
 """The assets of a data set's feature views, and of the online store that serves them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,16 +8,17 @@ import dagster as dg
 from ml_platform.assets.calendar import daily, look_back_days, looking_back
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
-from ml_platform.core.content import digest, digest_mapping
+from ml_platform.core.content import digest
 from ml_platform.core.dataset import DatasetSpec
-from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
 from ml_platform.core.durations import format_duration
+from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
 from ml_platform.core.model_spec import Transform
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.incremental import Derivation, Input, Outcome, Status, derive, derive_whole
+from ml_platform.stores.incremental import Outcome, Status, derive, derive_whole
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.transforms import BoundTransform, bind
+from ml_platform.stores.transforms import bind
+from ml_platform.stores.view_tables import view_derivation
 
 SCHEMA = "schema"
 
@@ -77,25 +78,6 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
         yield from report_days(context, key, [_report(outcome) for outcome in outcomes])
 
     return features
-
-
-def view_derivation(view: ViewSpec, transform: BoundTransform) -> Derivation:
-    """How a view's table follows from its raw tables."""
-    assert view.table is not None
-    keys = [column.name for column in view.join_keys]
-
-    def compute(frames: Mapping[str, Any], start: Any, end: Any) -> Any:
-        rows = transform({table.removeprefix("raw/"): frame for table, frame in frames.items()}, start, end)
-        return view.conform(rows)
-
-    return Derivation(
-        table=view.table,
-        inputs=[Input(f"raw/{name}", transform.spec.look_back) for name in transform.spec.inputs],
-        compute=compute,
-        code_version=digest(transform.code_version, digest_mapping({column.name: column.dtype for column in view.columns})),
-        time_column=EVENT_TIME,
-        sort_by=[*keys, EVENT_TIME],
-    )
 
 
 def online_asset(views: Sequence[ViewSpec], dataset: DatasetSpec) -> dg.AssetsDefinition:

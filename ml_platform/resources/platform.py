@@ -1,6 +1,7 @@
 """The stores as one Dagster resource, opened from the settings when first used."""
 
 from functools import cached_property
+from pathlib import Path
 
 import dagster as dg
 
@@ -9,6 +10,7 @@ from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.models import ModelStore
+from ml_platform.stores.reports import Reports
 
 
 class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -42,3 +44,15 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
     def models(self) -> ModelStore:
         """MLflow's runs and registry."""
         return ModelStore(self.settings)
+
+    @cached_property
+    def reports(self) -> Reports:
+        """HTML pages and their addresses."""
+        return Reports(self.settings)
+
+    def study_storage(self) -> str:
+        """Where Optuna keeps its studies; an embedded file's folder is made first."""
+        url = self.settings.optuna_storage_url
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return url

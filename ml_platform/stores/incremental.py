@@ -91,12 +91,35 @@ def day_bounds(day: str) -> tuple[datetime, datetime]:
     return start, start + timedelta(days=1)
 
 
+def stale_days(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: datetime) -> list[str]:
+    """The days that :func:`derive` would compute, or newly find blocked."""
+    outcomes, identities = _assess(lake, derivation, days, watermark)
+    news = [
+        day
+        for day, outcome in outcomes.items()
+        if outcome.status is Status.BLOCKED and (outcome.state is None or outcome.state.blocked != outcome.reason)
+    ]
+    return sorted([*identities, *news])
+
+
 def derive(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: datetime) -> Iterator[Outcome]:
     """Bring these days up to date; one outcome a day, in order of the days.
 
     Days not yet reached by the watermark wait; days that may read a blocked partition are blocked and keep
     what they had. All others are written if their identity changed.
     """
+    outcomes, identities = _assess(lake, derivation, days, watermark)
+    lake.block(derivation.table, {d: o.reason for d, o in outcomes.items() if o.status is Status.BLOCKED})
+    for chunk in _runs(sorted(identities)):
+        for outcome in _compute(lake, derivation, chunk, identities, watermark):
+            outcomes[outcome.day] = outcome
+    yield from (outcomes[day] for day in sorted(outcomes))
+
+
+def _assess(
+    lake: Lake, derivation: Derivation, days: Sequence[str], watermark: datetime
+) -> tuple[dict[str, Outcome], dict[str, str]]:
+    """What is settled without computing anything, and the identity of every day that is not."""
     before = lake.partitions(derivation.table)
     inputs = {source.table: lake.partitions(source.table) for source in derivation.inputs}
     identities: dict[str, str] = {}
@@ -105,23 +128,18 @@ def derive(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: d
         start, end = day_bounds(day)
         reached = [state for source in derivation.inputs for state in _reach(source, inputs[source.table], day)]
         blocked = sorted({state.blocked for state in reached if state.blocked})
-        if start >= watermark:
-            outcomes[day] = Outcome(day, Status.WAITING, before.get(day), f"the watermark is {watermark:%Y-%m-%d %H:%M}")
-            continue
-        if blocked:
-            outcomes[day] = Outcome(day, Status.BLOCKED, before.get(day), "; ".join(blocked))
-            continue
         identity = _identity(derivation, reached, watermark if watermark < end else None)
-        if day in before and before[day].inputs_hash == identity:
+        if start >= watermark:
+            outcomes[day] = Outcome(
+                day, Status.WAITING, before.get(day), f"the watermark is {watermark:%Y-%m-%d %H:%M}"
+            )
+        elif blocked:
+            outcomes[day] = Outcome(day, Status.BLOCKED, before.get(day), "; ".join(blocked))
+        elif day in before and before[day].inputs_hash == identity:
             outcomes[day] = Outcome(day, Status.UNCHANGED, before[day])
         else:
             identities[day] = identity
-    held = {day: outcome.reason for day, outcome in outcomes.items() if outcome.status is Status.BLOCKED}
-    lake.block(derivation.table, held)
-    for chunk in _runs(sorted(identities)):
-        for outcome in _compute(lake, derivation, chunk, identities, watermark):
-            outcomes[outcome.day] = outcome
-    yield from (outcomes[day] for day in sorted(outcomes))
+    return outcomes, identities
 
 
 def derive_whole(lake: Lake, derivation: Derivation) -> Outcome:

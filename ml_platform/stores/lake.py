@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import Self
+from typing import Any, Self
 
 import duckdb
 import polars as pl
@@ -149,20 +149,14 @@ class Lake:
         files = _files_by_partition(self._open(table)) if self.exists(table) else {}
         newest = self._records(table).sort("recorded_at").unique("partition", keep="last").sort("partition")
         return {
-            row["partition"]: PartitionState(
-                table=table,
-                partition=row["partition"],
-                rows=row["rows"],
-                content_hash=row["content_hash"],
-                inputs_hash=row["inputs_hash"],
-                delta_version=row["delta_version"],
-                inputs=json.loads(row["inputs"]),
-                facts=json.loads(row["facts"]),
-                blocked=row["blocked"],
-            )
+            row["partition"]: _state(row)
             for row in newest.iter_rows(named=True)
             if row["files_hash"] == _files_hash(files.get(row["partition"], ()))
         }
+
+    def history(self, table: str) -> list[PartitionState]:
+        """Every state that was ever recorded of a table's partitions, oldest first."""
+        return [_state(row) for row in self._records(table).sort("recorded_at").iter_rows(named=True)]
 
     def query(self, sql: str) -> pl.DataFrame:
         """One SQL read over the tables, each named ``schema.table`` as its path has it.
@@ -443,6 +437,20 @@ def sql_name(table: str) -> str:
     schema, _, name = table.rpartition("/")
     quoted = [part if re.fullmatch(r"[a-z_][a-z0-9_]*", part) else f'"{part}"' for part in (schema, name)]
     return ".".join(quoted)
+
+
+def _state(record: Mapping[str, Any]) -> PartitionState:
+    return PartitionState(
+        table=record["table_name"],
+        partition=record["partition"],
+        rows=record["rows"],
+        content_hash=record["content_hash"],
+        inputs_hash=record["inputs_hash"],
+        delta_version=record["delta_version"],
+        inputs=json.loads(record["inputs"]),
+        facts=json.loads(record["facts"]),
+        blocked=record["blocked"],
+    )
 
 
 def _files_by_partition(delta: DeltaTable) -> dict[str, list[str]]:

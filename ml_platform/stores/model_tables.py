@@ -3,9 +3,9 @@
 Belongs here: how each follows from the lake, Feast and the champion. Fitting, judging and Dagster do not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -19,7 +19,6 @@ from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import Derivation, Frames, Input, Outcome, Status, day_bounds, derive
 from ml_platform.stores.lake import WHOLE, Lake, PartitionState
-from ml_platform.stores.models import ModelVersion
 from ml_platform.stores.transforms import BoundTransform, bind
 
 LABEL_COLUMNS = ("label", "label_time")
@@ -129,6 +128,32 @@ def build_training_set(
     return TrainingSet(frame, state, service, as_of), True
 
 
+@dataclass(frozen=True)
+class StoredTrainingSet:
+    """A training set read back, and the watermark it was built at."""
+
+    frame: pl.DataFrame
+    state: PartitionState
+    as_of: datetime
+
+
+def stored_training_set(lake: Lake, spec: ModelSpec, version: int | None = None) -> StoredTrainingSet:
+    """The training set as it stands, or as it was at a Delta version.
+
+    Raises:
+        LookupError: there is none (of that version).
+    """
+    table = training_table(spec)
+    history = lake.history(table)
+    found = [state for state in history if version is None or state.delta_version == version]
+    if not found:
+        known = sorted({state.delta_version for state in history})
+        raise LookupError(f"{table} has {f'no version {version}: it has {known}' if known else 'not been built yet'}")
+    state = found[-1]
+    as_of = datetime.fromtimestamp(state.facts["as_of"], UTC)
+    return StoredTrainingSet(lake.read(table, version=state.delta_version), state, as_of)
+
+
 def join_features(
     features: FeatureClient, spec: ModelSpec, rows: pl.DataFrame, versions: Mapping[str, int] | None = None
 ) -> pl.DataFrame:
@@ -141,20 +166,26 @@ def join_features(
     return joined.select(*spec.keys, "prediction_time", *answers, *service.features)
 
 
-def predict(
+def predictions_derivation(
     lake: Lake,
     features: FeatureClient,
     spec: ModelSpec,
     dataset: Dataset,
-    champion: ModelVersion,
-    model: FittedModel,
-    days: Sequence[str],
-    watermark: datetime,
-) -> Iterator[Outcome]:
-    """Score what is due on these days and not yet scored by this version; one outcome a day.
+    version: int,
+    load: Callable[[], FittedModel],
+) -> Derivation:
+    """Predictions by one version, by the day they are due.
 
-    Only rows due after the version's newest training label are scored. Rows that stand are never changed:
-    the table is the record of what was predicted, with the features it was predicted from.
+    Rows that stand are never changed: the table is the record of what was predicted, with the features it was
+    predicted from. Only what is due after the version's newest training label is scored, and only once.
+
+    Args:
+        lake: where predictions stand.
+        features: the feature store.
+        spec: the declaration.
+        dataset: its data set.
+        version: the registered version that predicts.
+        load: gives that version's model; called only when something is to be scored.
     """
     entities = bind(spec.entities, dataset.folder)
     manifest = features.manifest()
@@ -162,43 +193,57 @@ def predict(
     table = predictions_table(spec)
 
     def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
+        model = load()
         moment = pl.col("prediction_time")
-        due = _run(entities, frames, start, end).filter(
-            moment >= start, moment < end, moment > champion.trained_through
-        )
+        due = _run(entities, frames, start, end).filter(moment >= start, moment < end, moment > model.trained_through)
         standing = _standing(lake, table, start, end)
         if standing is not None:
-            scored = standing.filter(pl.col("model_version") == champion.version)
+            scored = standing.filter(pl.col("model_version") == version)
             due = due.join(scored, on=list(spec.keys), how="anti")
         rows = score(model, join_features(features, spec, due)).with_columns(
-            pl.lit(champion.version, dtype=pl.Int64).alias("model_version"),
-            pl.lit(champion.provenance.service_hash).alias("feature_service_hash"),
+            pl.lit(version, dtype=pl.Int64).alias("model_version"), pl.lit(service.hash).alias("feature_service_hash")
         )
+        answers = ("score",) if model.threshold is None else ("score", "decision")
         ordered = rows.select(
-            *spec.keys, "prediction_time", *_answers(model), "model_version", "feature_service_hash", *service.features
+            *spec.keys, "prediction_time", *answers, "model_version", "feature_service_hash", *service.features
         )
         return ordered if standing is None else pl.concat([standing, ordered], how="diagonal_relaxed")
 
-    derivation = Derivation(
+    return Derivation(
         table=table,
         inputs=[
             *(Input(f"raw/{name}", entities.spec.look_back) for name in entities.spec.inputs),
             *_feature_inputs(service, manifest),
         ],
         compute=compute,
-        code_version=digest(entities.code_version, str(champion.version), champion.model_hash, service.hash),
+        code_version=digest(entities.code_version, str(version), service.hash),
         time_column="prediction_time",
         sort_by=[*spec.keys, "model_version"],
     )
-    standing_days = lake.partitions(table)
-    early = [day for day in days if day_bounds(day)[1] <= champion.trained_through and day not in standing_days]
-    reason = f"version {champion.version} learned from labels up to {champion.trained_through:%Y-%m-%d %H:%M}"
-    yield from (Outcome(day, Status.WAITING, None, reason) for day in early)
-    yield from derive(lake, derivation, [day for day in days if day not in early], watermark)
 
 
-def _answers(model: FittedModel) -> tuple[str, ...]:
-    return ("score",) if model.threshold is None else ("score", "decision")
+def predictable_days(lake: Lake, spec: ModelSpec, days: Sequence[str], trained_through: datetime) -> list[str]:
+    """The days on which a version may predict something, or on which predictions stand."""
+    standing = lake.partitions(predictions_table(spec))
+    return [day for day in days if day_bounds(day)[1] > trained_through or day in standing]
+
+
+def predict(
+    lake: Lake,
+    features: FeatureClient,
+    spec: ModelSpec,
+    dataset: Dataset,
+    version: int,
+    model: FittedModel,
+    days: Sequence[str],
+    watermark: datetime,
+) -> Iterator[Outcome]:
+    """Score what is due on these days and not yet scored by this version; one outcome a day."""
+    ripe = predictable_days(lake, spec, days, model.trained_through)
+    reason = f"version {version} learned from labels up to {model.trained_through:%Y-%m-%d %H:%M}"
+    yield from (Outcome(day, Status.WAITING, None, reason) for day in days if day not in ripe)
+    derivation = predictions_derivation(lake, features, spec, dataset, version, lambda: model)
+    yield from derive(lake, derivation, ripe, watermark)
 
 
 def _run(transform: BoundTransform, frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:

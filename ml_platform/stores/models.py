@@ -148,11 +148,18 @@ class ModelStore:
             model: whose experiment is looked at.
             is_over: whether the Dagster run of this id has ended.
         """
-        running = self._client.search_runs([self.experiment(model)], "attributes.status = 'RUNNING'")
-        abandoned = [run.info.run_id for run in running if is_over(run.data.tags.get(DAGSTER_RUN_TAG, ""))]
+        abandoned = [run_id for run_id, dagster_run_id in self.open_runs(model).items() if is_over(dagster_run_id)]
         for run_id in abandoned:
             self._client.set_terminated(run_id, "FAILED")
         return abandoned
+
+    def open_runs(self, model: str) -> dict[str, str]:
+        """The model's runs that have not ended, each with its Dagster run (empty: it names none)."""
+        experiment = self._client.get_experiment_by_name(model)
+        if experiment is None:
+            return {}
+        running = self._client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+        return {run.info.run_id: run.data.tags.get(DAGSTER_RUN_TAG, "") for run in running}
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made if it is new; MLflow's fluent functions then log to this store."""

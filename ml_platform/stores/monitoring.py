@@ -7,17 +7,19 @@ Belongs here: which rows each day's report reads, and the tables of reports. The
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Generic, TypeVar
 
 import polars as pl
 
-from ml_platform.core.content import digest, digest_mapping
+from ml_platform.core.content import digest
 from ml_platform.core.drift import DriftReport, drift_report
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.performance import PerformanceReport, performance
 from ml_platform.core.scoring import score
 from ml_platform.core.training import FittedModel
 from ml_platform.stores.incremental import (
+    Compute,
     Derivation,
     Frames,
     Input,
@@ -55,8 +57,8 @@ def drift_table(spec: ModelSpec) -> str:
     return f"{spec.name}/drift_report"
 
 
-def report_performance(lake: Lake, spec: ModelSpec, days: Sequence[str], watermark: datetime) -> Reports[PerformanceReport]:
-    """Figures of every version over the labels of each day and of the trailing window."""
+def performance_derivation(lake: Lake, spec: ModelSpec, made: dict[str, PerformanceReport] | None = None) -> Derivation:
+    """Figures of every version over the labels of each day and of the trailing window; reports go to ``made``."""
     window = spec.retrain.performance_window
     reach = window + spec.entity_look_back
 
@@ -65,13 +67,51 @@ def report_performance(lake: Lake, spec: ModelSpec, days: Sequence[str], waterma
         labels = _between(lake, labels_table(spec), "label_time", start - window, end)
         return performance(spec, predictions, labels, start=start, end=end)
 
-    inputs = [
-        Input(labels_table(spec), window, loaded=False),
-        Input(predictions_table(spec), reach, loaded=False),
-    ]
-    policy = digest_mapping({"retrain": spec.retrain.model_dump(mode="json"), "reach": str(spec.entity_look_back)})
-    sort_by = [REPORTED_DAY, "model_version", "window", "metric"]
-    return _report(lake, spec, performance_table(spec), inputs, policy, sort_by, days, watermark, report)
+    return Derivation(
+        table=performance_table(spec),
+        inputs=[Input(labels_table(spec), window, loaded=False), Input(predictions_table(spec), reach, loaded=False)],
+        compute=_each_day(report, {} if made is None else made),
+        code_version=digest(spec.retrain.model_dump_json(), str(spec.entity_look_back)),
+        time_column=REPORTED_DAY,
+        sort_by=[REPORTED_DAY, "model_version", "window", "metric"],
+    )
+
+
+def drift_derivation(
+    lake: Lake,
+    spec: ModelSpec,
+    version: int,
+    load: Callable[[], tuple[ModelVersion, FittedModel]],
+    made: dict[str, DriftReport] | None = None,
+) -> Derivation:
+    """A champion's trailing predictions and their features against its training rows; reports go to ``made``."""
+
+    @cache
+    def reference() -> tuple[pl.DataFrame, ModelVersion, FittedModel]:
+        champion, model = load()
+        return drift_reference(lake, spec, champion, model), champion, model
+
+    def report(_: datetime, end: datetime) -> DriftReport:
+        learned, champion, model = reference()
+        return drift_report(spec.drift, learned, drift_current(lake, spec, champion, end), model.features)
+
+    return Derivation(
+        table=drift_table(spec),
+        inputs=[Input(predictions_table(spec), spec.drift.window, loaded=False)],
+        compute=_each_day(report, {} if made is None else made),
+        code_version=digest(spec.drift.model_dump_json(), str(version)),
+        time_column=REPORTED_DAY,
+        sort_by=[REPORTED_DAY, "column"],
+    )
+
+
+def report_performance(
+    lake: Lake, spec: ModelSpec, days: Sequence[str], watermark: datetime
+) -> Reports[PerformanceReport]:
+    """Bring the performance of these days up to date."""
+    made: dict[str, PerformanceReport] = {}
+    derivation = performance_derivation(lake, spec, made)
+    return Reports(_outcomes(lake, spec, derivation, days, watermark), made)
 
 
 def report_drift(
@@ -82,19 +122,18 @@ def report_drift(
     days: Sequence[str],
     watermark: datetime,
 ) -> Reports[DriftReport]:
-    """The champion's trailing predictions, and the features they were made from, against its training rows."""
-    window = spec.drift.window
-    reference = drift_reference(lake, spec, champion, model)
+    """Bring the drift of these days up to date."""
+    made: dict[str, DriftReport] = {}
+    derivation = drift_derivation(lake, spec, champion.version, lambda: (champion, model), made)
+    return Reports(_outcomes(lake, spec, derivation, days, watermark), made)
 
-    def report(start: datetime, end: datetime) -> DriftReport:
-        current = drift_current(lake, spec, champion, end)
-        return drift_report(spec.drift, reference, current, model.features)
 
-    inputs = [Input(predictions_table(spec), window, loaded=False)]
-    policy = digest(spec.drift.model_dump_json(), champion.model_hash, str(champion.version))
-    return _report(
-        lake, spec, drift_table(spec), inputs, policy, [REPORTED_DAY, "column"], days, watermark, report
-    )
+def reportable_days(lake: Lake, spec: ModelSpec, derivation: Derivation, days: Sequence[str]) -> list[str]:
+    """The days whose report has predictions to speak of."""
+    predictions = lake.partitions(predictions_table(spec)).items()
+    predicted = {name for name, state in predictions if state.rows or state.blocked}
+    reach = max(source.look_back for source in derivation.inputs)
+    return [day for day in days if predicted.intersection(_within(day, reach))]
 
 
 def drift_reference(lake: Lake, spec: ModelSpec, champion: ModelVersion, model: FittedModel) -> pl.DataFrame:
@@ -109,19 +148,7 @@ def drift_current(lake: Lake, spec: ModelSpec, champion: ModelVersion, end: date
     return rows.filter(pl.col("model_version") == champion.version)
 
 
-def _report(
-    lake: Lake,
-    spec: ModelSpec,
-    table: str,
-    inputs: Sequence[Input],
-    policy: str,
-    sort_by: Sequence[str],
-    days: Sequence[str],
-    watermark: datetime,
-    report: Callable[[datetime, datetime], Report],
-) -> Reports[Report]:
-    made: dict[str, Report] = {}
-
+def _each_day(report: Callable[[datetime, datetime], Report], made: dict[str, Report]) -> Compute:
     def compute(_: Frames, start: datetime, end: datetime) -> pl.DataFrame:
         frames = []
         for day in days_between(start.date(), (end - timedelta(microseconds=1)).date()):
@@ -130,13 +157,15 @@ def _report(
             frames.append(made[day].to_frame().with_columns(pl.lit(first).cast(_UTC).alias(REPORTED_DAY)))
         return pl.concat(frames, how="vertical_relaxed")
 
-    predicted = {name for name, state in lake.partitions(predictions_table(spec)).items() if state.rows or state.blocked}
-    reach = max(source.look_back for source in inputs)
-    ripe = [day for day in days if predicted.intersection(_within(day, reach))]
-    waiting = [Outcome(day, Status.WAITING, None, "no version has predicted this day") for day in days if day not in ripe]
-    derivation = Derivation(table, inputs, compute, policy, REPORTED_DAY, sort_by)
-    outcomes = [*waiting, *derive(lake, derivation, ripe, watermark)] if ripe else waiting
-    return Reports(sorted(outcomes, key=lambda outcome: outcome.day), made)
+    return compute
+
+
+def _outcomes(
+    lake: Lake, spec: ModelSpec, derivation: Derivation, days: Sequence[str], watermark: datetime
+) -> list[Outcome]:
+    ripe = reportable_days(lake, spec, derivation, days)
+    waiting = [Outcome(day, Status.WAITING, None, "nothing predicted to report on") for day in days if day not in ripe]
+    return sorted([*waiting, *derive(lake, derivation, ripe, watermark)], key=lambda outcome: outcome.day)
 
 
 _UTC = pl.Datetime("us", "UTC")

@@ -1,0 +1,188 @@
+"""The assets that watch a champion: performance once labels are known, drift before."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from ml_platform.assets.calendar import look_back_days, looking_back
+from ml_platform.assets.events import CheckResult, DayReport, report_days
+from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
+from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.core import plots
+from ml_platform.core.drift import DriftReport
+from ml_platform.core.metrics import metric
+from ml_platform.resources.platform import Platform
+from ml_platform.stores.incremental import Outcome, Status, day_bounds
+from ml_platform.stores.monitoring import (
+    REPORTED_DAY,
+    drift_current,
+    drift_reference,
+    drift_table,
+    performance_table,
+    report_drift,
+    report_performance,
+)
+
+DRIFT = "drift"
+
+
+def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/performance_report``: predictions joined with the labels that have landed since."""
+    spec = model.spec
+    key = model.key("performance_report")
+    window = spec.retrain.performance_window
+    columns = [
+        Column(REPORTED_DAY, "timestamp", "First instant of the day reported on.", "UTC", nullable=False),
+        Column("model_version", "integer", "Version that predicted.", nullable=False),
+        Column("window", "text", "`day`, or `trailing` for the window that ends with the day.", nullable=False),
+        Column("start", "timestamp", "Beginning of the window, by label time.", "UTC", nullable=False),
+        Column("end", "timestamp", "End of the window, exclusive.", "UTC", nullable=False),
+        Column("rows", "integer", "Predictions with a label known in the window.", "rows", nullable=False),
+        Column("metric", "text", "Which figure.", nullable=False),
+        Column("value", "number", "The figure; empty where it is not defined."),
+        Column("low", "number", "Lower end of its bootstrap interval."),
+        Column("high", "number", "Upper end of its bootstrap interval."),
+    ]
+
+    @dg.multi_asset(
+        name=f"{spec.name}__performance_report",
+        specs=[
+            model.asset(
+                "performance_report",
+                "What predictions turned out to be worth: metrics with intervals by version, for the day and the "
+                "trailing window, and how many labels are still owed.",
+                {"delta", "polars"},
+                [
+                    dg.AssetDep(model.key("predictions"), partition_mapping=looking_back(look_back_days(window))),
+                    dg.AssetDep(model.key("labels"), partition_mapping=looking_back(look_back_days(window))),
+                ],
+                table_definition(performance_table(spec), columns),
+            )
+        ],
+        partitions_def=model.days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+    )
+    def performance_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        found = report_performance(platform.lake, spec, context.partition_keys, model.watermark(platform))
+        metadata = {day: report.as_metadata() for day, report in found.made.items()}
+        newest = _newest_made(found.outcomes, metadata)
+        if newest:
+            metadata[newest] |= {"history": picture(_performance_history(platform, model), "performance")}
+        reports = [DayReport(o, {**day_metadata(o), **metadata.get(o.day, {})}) for o in found.outcomes]
+        yield from report_days(context, key, reports)
+
+    return performance_report
+
+
+def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/drift_report``: recent features and predictions against the champion's own training rows."""
+    spec = model.spec
+    key = model.key("drift_report")
+    columns = [
+        Column(REPORTED_DAY, "timestamp", "First instant of the day reported on.", "UTC", nullable=False),
+        Column("column", "text", "A feature, or `score` for the predictions.", nullable=False),
+        Column("psi", "number", "Population stability index over all rows.", nullable=False),
+        Column("noise", "number", "What chance alone gives between samples of these sizes."),
+        Column("threshold", "number", "PSI from which the column counts as drifted."),
+        Column("drifted", "boolean", "Whether it has."),
+        Column("missing_reference", "number", "Share missing in the training rows.", "share"),
+        Column("missing_current", "number", "Share missing in the window.", "share"),
+        Column("rows_reference", "integer", "Training rows compared.", "rows"),
+        Column("rows_current", "integer", "Predictions compared.", "rows"),
+        Column("share", "number", "Share of features that drifted.", "share"),
+        Column("alarm", "boolean", "Whether the day is an alarm."),
+        Column("reason", "text", "Why, or why not."),
+    ]
+
+    @dg.multi_asset(
+        name=f"{spec.name}__drift_report",
+        specs=[
+            model.asset(
+                "drift_report",
+                "Features and scores of the trailing window against the champion's training rows: effect sizes on all "
+                "rows decide, Evidently's page shows a fixed-seed sample.",
+                {"delta", "evidently"},
+                [
+                    dg.AssetDep(
+                        model.key("predictions"), partition_mapping=looking_back(look_back_days(spec.drift.window))
+                    )
+                ],
+                table_definition(drift_table(spec), columns),
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                DRIFT,
+                asset=key,
+                partitions_def=model.days,
+                description="The share of drifted features and the drift of scores stay below the declared thresholds.",
+            )
+        ],
+        partitions_def=model.days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+    )
+    def drift_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        champion = platform.models.champion(spec.name)
+        if champion is None:
+            reason = f"{spec.name} has no champion yet: there is nothing to drift from"
+            outcomes = [Outcome(day, Status.WAITING, None, reason) for day in context.partition_keys]
+            yield from report_days(context, key, [DayReport(outcome) for outcome in outcomes])
+            return
+        fitted = platform.models.load(spec.name, champion.version)
+        found = report_drift(platform.lake, spec, champion, fitted, context.partition_keys, model.watermark(platform))
+        metadata: dict[str, dict[str, Any]] = {
+            day: {**report.as_metadata(), "verdict": report.reason} for day, report in found.made.items()
+        }
+        newest = _newest_made(found.outcomes, metadata)
+        if newest and found.made[newest].rows_current:
+            report = found.made[newest]
+            reference = drift_reference(platform.lake, spec, champion, fitted)
+            current = drift_current(platform.lake, spec, champion, day_bounds(newest)[1])
+            url = platform.reports.drift(
+                spec.name, newest, spec.drift, report, reference, current, fitted.features
+            )
+            image = plots.drift_bars(
+                {column.name: column.psi for column in report.columns},
+                threshold=spec.drift.column_threshold,
+                title=f"{spec.name} version {champion.version}: drift on {newest}",
+            )
+            metadata[newest] |= {"evidently": dg.MetadataValue.url(url), "columns": picture(image, "drift by column")}
+        reports = [
+            DayReport(o, {**day_metadata(o), **metadata.get(o.day, {})}, _drift_check(found.made.get(o.day)))
+            for o in found.outcomes
+        ]
+        yield from report_days(context, key, reports)
+
+    return drift_report
+
+
+def _drift_check(report: DriftReport | None) -> Sequence[CheckResult]:
+    if report is None:
+        return ()
+    return [CheckResult(DRIFT, not report.drifted, report.reason, report.as_metadata(), blocking=False)]
+
+
+def _newest_made(outcomes: Sequence[Outcome], made: dict[str, Any]) -> str | None:
+    return max((outcome.day for outcome in outcomes if outcome.good and outcome.day in made), default=None)
+
+
+def _performance_history(platform: Platform, model: ModelIdentity) -> bytes:
+    """The gate's metric over the trailing window against event time, by version."""
+    judged = metric(model.spec.gate.metric, model.spec.task)
+    rows = platform.lake.read(performance_table(model.spec)).filter(
+        pl.col("metric") == judged.name, pl.col("window") == "trailing", pl.col("value").is_not_null()
+    )
+    history = rows.select(
+        pl.col(REPORTED_DAY).alias("time"),
+        "value",
+        "low",
+        "high",
+        pl.format("version {}", "model_version").alias("group"),
+    )
+    return plots.metric_over_time(
+        history, metric=judged.name, unit=judged.unit, title=f"{model.spec.name}: {judged.name} over trailing windows"
+    )

@@ -1,0 +1,388 @@
+"""The assets that make a model and decide on it: tuned model, evaluation report, champion, model card."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from ml_platform.assets.events import report_whole
+from ml_platform.assets.metadata import Column, markdown_table, picture, table_definition
+from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.core import plots
+from ml_platform.core.content import digest
+from ml_platform.core.evaluation import evaluate
+from ml_platform.core.evaluation_report import EvaluationReport
+from ml_platform.core.model_card import CardSources
+from ml_platform.core.promotion import Decision, decide
+from ml_platform.core.scoring import raw_scores
+from ml_platform.core.splits import Split, split
+from ml_platform.core.training import fit
+from ml_platform.core.tuning import TrialSummary, TuningResult, study_name, tune
+from ml_platform.resources.mlflow import MlflowResource
+from ml_platform.resources.platform import Platform
+from ml_platform.stores.evaluations import EVALUATION_COLUMNS, evaluation_table, store_evaluation
+from ml_platform.stores.ledger import LedgerEntry
+from ml_platform.stores.model_tables import StoredTrainingSet, stored_training_set
+from ml_platform.stores.models import ModelVersion, Provenance
+
+_CLEAN_PROCESS_ROWS = 20
+
+
+def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/tuned_model``: study, final fit and registered candidate."""
+    spec = model.spec
+    key = model.key("tuned_model")
+
+    @dg.multi_asset(
+        name=f"{spec.name}__tuned_model",
+        specs=[
+            model.asset(
+                "tuned_model",
+                f"LightGBM tuned by Optuna ({spec.tuning.trials} trials) on time-ordered folds, fitted on all rows "
+                "before the holdout and registered as a candidate.",
+                {"lightgbm", "optuna", "mlflow"},
+                [model.key("training_set")],
+                code_version=training_code_version(model),
+            )
+        ],
+        can_subset=True,
+    )
+    def tuned_model(context: dg.AssetExecutionContext, platform: Platform, mlflow: MlflowResource) -> Iterator[Any]:
+        stored = stored_training_set(platform.lake, spec)
+        candidate = platform.models.candidate(spec.name)
+        if candidate is not None and _same_recipe(candidate, stored, model):
+            context.log.info("version %s was made from exactly this: nothing to train", candidate.version)
+            yield from report_whole(context, key, candidate.model_hash, _version_metadata(candidate))
+            return
+        rows = split(stored.frame, spec.windows, stored.as_of)
+        with mlflow.training_run(context, spec.name) as run:
+            tuning = _tune(context, platform, model, stored, rows)
+            fitted = fit(spec, rows.train, model.service.features, tuning.params, tuning.rounds)
+            history = plots.study_history(
+                tuning.trials, title=f"{spec.name}: {tuning.trials.height} trials", metric=tuning.metric
+            )
+            version = platform.models.log_candidate(
+                run,
+                spec.name,
+                fitted,
+                Provenance(
+                    training_set_version=stored.state.delta_version,
+                    training_set_hash=stored.state.content_hash,
+                    training_rows=rows.train.height,
+                    inputs=stored.state.inputs,
+                    service=spec.service,
+                    service_hash=model.service.hash,
+                    code_version=training_code_version(model),
+                    dagster_run_id=context.run_id,
+                ),
+                example=rows.train.head(5),
+                metrics={f"study_{tuning.metric}": tuning.best_value, "trials": tuning.trials.height},
+                plots={"study_history": history},
+            )
+        made = platform.models.describe(spec.name, version)
+        metadata = {
+            **_version_metadata(made),
+            f"study_{tuning.metric}": tuning.best_value,
+            "trials": tuning.trials.height,
+            "trials_pruned": tuning.pruned,
+            "rounds": tuning.rounds,
+            "parameters": dg.MetadataValue.md(
+                markdown_table([{"parameter": name, "value": value} for name, value in fitted.params.items()])
+            ),
+            "study": picture(history, "study history"),
+        }
+        yield from report_whole(context, key, made.model_hash, metadata)
+
+    return tuned_model
+
+
+def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/evaluation_report``: the candidate on rows it never saw, beside baseline and champion."""
+    spec = model.spec
+    key = model.key("evaluation_report")
+    columns = [Column(name, kind, text) for name, (kind, text) in EVALUATION_COLUMNS.items()]
+
+    @dg.multi_asset(
+        name=f"{spec.name}__evaluation_report",
+        specs=[
+            model.asset(
+                "evaluation_report",
+                "The candidate on the newest window that neither tuning nor fitting saw, with intervals, against the "
+                "naive baseline and the champion on the same rows.",
+                {"delta", "lightgbm"},
+                [model.key("tuned_model")],
+                table_definition(evaluation_table(spec), columns),
+            )
+        ],
+        can_subset=True,
+    )
+    def evaluation_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        candidate = _candidate(platform, model)
+        stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
+        rows = split(stored.frame, spec.windows, stored.as_of)
+        champion = platform.models.champion(spec.name)
+        rival = champion if champion is not None and champion.version != candidate.version else None
+        report = evaluate(
+            spec,
+            platform.models.load(spec.name, candidate.version),
+            rows.train,
+            rows.holdout,
+            champion=None if rival is None else platform.models.load(spec.name, rival.version),
+            tuning=_tune(context, platform, model, stored, rows),
+        )
+        images = plots.report_plots(report)
+        state = store_evaluation(platform.lake, spec, candidate.version, stored.as_of, report)
+        platform.models.attach(candidate.run_id, {"evaluation.json": report.to_json()}, folder="evaluation")
+        platform.models.attach(candidate.run_id, {f"{name}.png": image for name, image in images.items()}, "evaluation")
+        figures = report.as_metadata()
+        platform.models.log_metrics(candidate.run_id, {f"holdout_{name}": value for name, value in figures.items()})
+        url = platform.reports.evaluation(report, candidate.version, images)
+        metadata = {
+            **figures,
+            "version": candidate.version,
+            "compared_with_champion": rival.version if rival else "none",
+            "report": dg.MetadataValue.url(url),
+            "mlflow_run": dg.MetadataValue.url(candidate.run_url),
+            "metrics": dg.MetadataValue.md(metrics_table(report)),
+            **{name: picture(image, name) for name, image in images.items()},
+        }
+        yield from report_whole(context, key, digest(state.content_hash, str(candidate.version)), metadata)
+
+    return evaluation_report
+
+
+def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/champion``: the version that predicts, and the decision on the newest candidate."""
+    spec = model.spec
+    key = model.key("champion")
+
+    @dg.multi_asset(
+        name=f"{spec.name}__champion",
+        specs=[
+            model.asset(
+                "champion",
+                "The version that predicts. A candidate takes its place only if every declared gate holds; either way "
+                "the decision and its reason go to the ledger.",
+                {"mlflow"},
+                [model.key("evaluation_report")],
+            )
+        ],
+        can_subset=True,
+    )
+    def champion(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        candidate = _candidate(platform, model)
+        entry = platform.models.ledger.decision_on(spec.name, candidate.version)
+        if entry is None:
+            entry = _decide(context, platform, model, candidate)
+        else:
+            context.log.info("version %s was decided on before: %s", candidate.version, entry.reason)
+        current = platform.models.champion(spec.name)
+        metadata: dict[str, Any] = {
+            "last_decision": dg.MetadataValue.md(explain(entry, current)),
+            "candidate_version": candidate.version,
+            "promoted": int(entry.promoted),
+        }
+        if current is not None:
+            metadata |= {
+                "champion_version": current.version,
+                "trained_through": dg.MetadataValue.timestamp(current.trained_through),
+                "training_rows": current.provenance.training_rows,
+                "model": dg.MetadataValue.url(current.url),
+                "mlflow_run": dg.MetadataValue.url(current.run_url),
+                **{k.removeprefix("holdout_"): v for k, v in current.metrics.items() if k.startswith("holdout_")},
+            }
+        version = "none" if current is None else f"{current.version}:{current.model_hash}"
+        yield from report_whole(context, key, version, metadata)
+
+    return champion
+
+
+def model_card_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/model_card``: one page for each version, every figure read from its source."""
+    spec = model.spec
+    key = model.key("model_card")
+
+    @dg.multi_asset(
+        name=f"{spec.name}__model_card",
+        specs=[
+            model.asset(
+                "model_card",
+                "What the newest candidate is for, what it learned from, how good it is and where it fails, and every "
+                "decision on this model; figures read from their source assets.",
+                {"html", "mlflow"},
+                [model.key("champion"), model.key("training_set")],
+            )
+        ],
+        can_subset=True,
+    )
+    def card(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        candidate = _candidate(platform, model)
+        sources = card_sources(platform, model, candidate)
+        url = platform.reports.model_card(spec, sources)
+        written = platform.reports.file(spec.name, "model_card", f"version_{candidate.version}")
+        platform.models.attach(candidate.run_id, {"model_card.html": written.read_text(encoding="utf-8")})
+        metadata = {"version": candidate.version, "card": dg.MetadataValue.url(url)}
+        yield from report_whole(context, key, digest(str(sources.as_mapping())), metadata)
+
+    return card
+
+
+def card_sources(platform: Platform, model: ModelIdentity, version: ModelVersion) -> CardSources:
+    """What a version's card is made from, read from the store of each source asset."""
+    stored = stored_training_set(platform.lake, model.spec, version.provenance.training_set_version)
+    frame = stored.frame
+    return CardSources(
+        training_set={
+            "rows": frame.height,
+            "label_mean": frame.select(pl.col("label").cast(pl.Float64).mean()).item(),
+            "start": frame["prediction_time"].min(),
+            "end": frame["prediction_time"].max(),
+            "delta_version": version.provenance.training_set_version,
+            "content_hash": version.provenance.training_set_hash,
+            "service": version.provenance.service,
+            "service_hash": version.provenance.service_hash,
+            "inputs": version.provenance.inputs,
+        },
+        tuned_model={
+            "version": version.version,
+            "trained_through": version.trained_through,
+            "seed": version.seed,
+            "model_hash": version.model_hash,
+            "code_version": version.provenance.code_version,
+            "dagster_run_id": version.provenance.dagster_run_id,
+            "run_id": version.run_id,
+            "parameters": dict(version.parameters),
+        },
+        evaluation_report=_evaluation(platform, version),
+        champion=platform.models.ledger.history(model.spec.name).to_dicts(),
+    )
+
+
+def training_code_version(model: ModelIdentity) -> str:
+    """Changes when the declaration of what is learned, or how, does."""
+    learned = model.spec.model_dump_json(include={"task", "service", "keys", "seed", "windows", "tuning", "denied"})
+    return digest(learned, model.service.hash)
+
+
+def metrics_table(report: EvaluationReport) -> str:
+    """Every metric of candidate, baseline and champion, as markdown."""
+    return markdown_table(
+        [
+            {
+                "metric": result.metric,
+                "candidate": result.candidate,
+                "baseline": result.baseline or "",
+                "champion": result.champion or "",
+                "over baseline": result.over_baseline or "",
+                "over champion": result.over_champion or "",
+                "unit": result.unit,
+            }
+            for result in report.metrics
+        ]
+    )
+
+
+def explain(entry: LedgerEntry, champion: ModelVersion | None) -> str:
+    """A decision for people: who is champion, since when, and why, with every gate."""
+    lead = "**There is no champion.**"
+    if champion is not None:
+        through = f"{champion.trained_through:%Y-%m-%d %H:%M} UTC"
+        lead = f"**Version {champion.version} is champion**, trained on labels up to {through}."
+    verdict = "promoted" if entry.promoted else "rejected"
+    gates = [
+        {"gate": gate["name"], "holds": "yes" if gate["passed"] else "**no**", "explanation": gate["explanation"]}
+        for gate in entry.gate_results
+    ]
+    return (
+        f"{lead}\n\nLast decision: version {entry.version} **{verdict}** ({entry.rule}) by {entry.by}, with data up to "
+        f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}\n\n{markdown_table(gates)}"
+    )
+
+
+def _tune(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    model: ModelIdentity,
+    stored: StoredTrainingSet,
+    rows: Split,
+) -> TuningResult:
+    """The study on these rows; one whose budget is spent is read, not run."""
+
+    def progress(trial: TrialSummary) -> None:
+        best = "" if trial.best_value is None else f", best so far {trial.best_value:.5f}"
+        context.log.info(
+            "trial %s of %s %s: %.5f in %s rounds%s",
+            trial.number + 1,
+            trial.budget,
+            trial.state,
+            trial.value,
+            trial.rounds,
+            best,
+        )
+
+    return tune(
+        model.spec,
+        rows.train,
+        model.service.features,
+        storage_url=platform.study_storage(),
+        study_name=study_name(model.spec, stored.state.content_hash),
+        on_trial=progress,
+    )
+
+
+def _decide(
+    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, candidate: ModelVersion
+) -> LedgerEntry:
+    spec = model.spec
+    report = _evaluation(platform, candidate)
+    stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
+    rows = split(stored.frame, spec.windows, stored.as_of).holdout.head(_CLEAN_PROCESS_ROWS)
+    scores = raw_scores(platform.models.load(spec.name, candidate.version), rows)
+    check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
+    champion = platform.models.champion(spec.name)
+    decision: Decision = decide(
+        spec,
+        report,
+        champion_age=None if champion is None else stored.as_of - champion.trained_through,
+        latency_ms=check.median_ms,
+        loads_cleanly=check.ok,
+    )
+    context.log.info("%s", decision.reason)
+    return platform.models.promote(
+        spec.name,
+        candidate.version,
+        decision,
+        expected_current=None if champion is None else champion.version,
+        watermark=stored.as_of,
+        by="automation",
+        run_id=context.run_id,
+    )
+
+
+def _evaluation(platform: Platform, version: ModelVersion) -> EvaluationReport:
+    return EvaluationReport.from_json(platform.models.artifact_text(version.run_id, "evaluation/evaluation.json"))
+
+
+def _candidate(platform: Platform, model: ModelIdentity) -> ModelVersion:
+    candidate = platform.models.candidate(model.spec.name)
+    if candidate is None:
+        raise dg.Failure(f"{model.spec.name} has no candidate: materialise {model.spec.name}/tuned_model first")
+    return candidate
+
+
+def _same_recipe(candidate: ModelVersion, stored: StoredTrainingSet, model: ModelIdentity) -> bool:
+    made = candidate.provenance
+    return (made.training_set_hash, made.code_version) == (stored.state.content_hash, training_code_version(model))
+
+
+def _version_metadata(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "training_rows": version.provenance.training_rows,
+        "trained_through": dg.MetadataValue.timestamp(version.trained_through),
+        "model_hash": version.model_hash,
+        "training_set_delta_version": version.provenance.training_set_version,
+        "model": dg.MetadataValue.url(version.url),
+        "mlflow_run": dg.MetadataValue.url(version.run_url),
+    }

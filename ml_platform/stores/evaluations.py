@@ -1,0 +1,43 @@
+"""The table of evaluations: every version's figures, long, kept for ever."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import polars as pl
+
+from ml_platform.core.evaluation_report import EvaluationReport
+from ml_platform.core.model_spec import ModelSpec
+from ml_platform.stores.lake import Lake, PartitionState
+
+EVALUATION_COLUMNS: Mapping[str, tuple[str, str]] = {
+    "model_version": ("integer", "Registered version that was evaluated."),
+    "evaluated_at_watermark": ("timestamp", "Event time from which it was evaluated (UTC)."),
+    "section": ("text", "Kind of figure: metric, improvement, slice, calibration, importance and so on."),
+    "name": ("text", "Which figure of that kind."),
+    "group": ("text", "Candidate, baseline or champion; or the slice, bin or feature."),
+    "value": ("number", "The figure."),
+    "low": ("number", "Lower end of its interval."),
+    "high": ("number", "Upper end of its interval."),
+    "rows": ("integer", "Rows it was measured on."),
+}
+"""Columns of the table: type and meaning."""
+
+
+def evaluation_table(spec: ModelSpec) -> str:
+    """The lake table of evaluations."""
+    return f"{spec.name}/evaluation_report"
+
+
+def store_evaluation(
+    lake: Lake, spec: ModelSpec, version: int, as_of: datetime, report: EvaluationReport
+) -> PartitionState:
+    """Add a version's figures, in place of those it had."""
+    table = evaluation_table(spec)
+    rows = report.to_frame().select(
+        pl.lit(version, dtype=pl.Int64).alias("model_version"),
+        pl.lit(as_of).cast(pl.Datetime("us", "UTC")).alias("evaluated_at_watermark"),
+        pl.all(),
+    )
+    if lake.exists(table):
+        rows = pl.concat([lake.read(table).filter(pl.col("model_version") != version), rows])
+    return lake.write(table, rows, sort_by=["model_version", "section", "name", "group"])

@@ -1,0 +1,109 @@
+"""What would run now, and why: the days of the daily chain that are out of date, the models without a decision.
+
+Belongs here: comparing declarations, landing folder, lake and ledger. Nothing is run, and MLflow is not asked.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+from ml_platform.core.table_spec import TableKind
+from ml_platform.settings import Settings
+from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.incremental import Derivation, days_between, stale_days
+from ml_platform.stores.ingest import raw_table, stale_partitions
+from ml_platform.stores.lake import WHOLE, Lake
+from ml_platform.stores.landing import Landing
+from ml_platform.stores.ledger import Ledger
+from ml_platform.stores.model_tables import labels_derivation, predictions_derivation
+from ml_platform.stores.monitoring import drift_derivation, performance_derivation, reportable_days
+from ml_platform.stores.transforms import bind
+from ml_platform.stores.view_tables import view_derivation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is out of date.
+
+    ``stale`` names, by table, the partitions the daily chain would compute; ``undecided`` the models that have no
+    decision yet; ``watermark`` is None before everything has landed something.
+    """
+
+    watermark: datetime | None
+    stale: dict[str, list[str]]
+    undecided: list[str]
+
+    @property
+    def days(self) -> tuple[str, str] | None:
+        """First and last day of the one range run that brings all of it up to date."""
+        named = sorted({day for days in self.stale.values() for day in days if day != WHOLE})
+        return (named[0], named[-1]) if named else None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether everything is up to date."""
+        return not any(self.stale.values()) and not self.undecided
+
+
+def plan(settings: Settings, dataset: Dataset) -> Plan:
+    """Compare what has landed and what is declared with what stands."""
+    lake, landing, ledger = Lake.of(settings), Landing(settings.landing), Ledger.of(settings)
+    watermark = dataset.watermark(landing)
+    stale = {raw_table(spec): stale_partitions(lake, landing, spec) for spec in dataset.tables}
+    landed = sorted(
+        {day for spec in dataset.tables if spec.kind is TableKind.PARTITIONED for day in landing.periods(spec)}
+    )
+    if watermark is not None and landed:
+        days = [day for day in days_between_names(landed[0], landed[-1]) if day <= watermark.date().isoformat()]
+        reached = _reached_by(dataset, {table: set(days) for table, days in stale.items()}, days)
+        for derivation, candidates in _derivations(settings, dataset, lake, ledger, days):
+            found = set(stale_days(lake, derivation, candidates, watermark))
+            stale[derivation.table] = sorted(found | reached.get(derivation.table, set()))
+    undecided = [model.name for model in dataset.models if ledger.latest(model.name) is None]
+    return Plan(watermark, {table: days for table, days in stale.items() if days}, undecided)
+
+
+def days_between_names(first: str, last: str) -> list[str]:
+    """All days from one to another, both included."""
+    return days_between(datetime.fromisoformat(first).date(), datetime.fromisoformat(last).date())
+
+
+def _derivations(
+    settings: Settings, dataset: Dataset, lake: Lake, ledger: Ledger, days: list[str]
+) -> Iterator[tuple[Derivation, list[str]]]:
+    features = FeatureClient(settings)
+    manifest = features.manifest()
+    for name, transform in dataset.views.items():
+        if any(dataset.table(table).known_at for table in transform.inputs):
+            yield view_derivation(manifest.view(name), bind(transform, dataset.folder)), days
+    for spec in dataset.models:
+        yield labels_derivation(spec, dataset), days
+        champion = ledger.champion(spec.name)
+        if champion is None:
+            continue
+        predicted = predictions_derivation(lake, features, spec, dataset, champion.version, _unused)
+        standing = lake.partitions(predicted.table)
+        first = min(standing, default=champion.decided_at_watermark.date().isoformat())
+        yield predicted, [day for day in days if day >= first]
+        reports = (performance_derivation(lake, spec), drift_derivation(lake, spec, champion.version, _unused))
+        for derivation in reports:
+            yield derivation, reportable_days(lake, spec, derivation, days)
+
+
+def _reached_by(dataset: Dataset, stale: dict[str, set[str]], days: list[str]) -> dict[str, set[str]]:
+    """The days of each view that read a raw partition which is about to change."""
+    reached: dict[str, set[str]] = {}
+    for name, transform in dataset.views.items():
+        for table in transform.inputs:
+            for day in stale.get(f"raw/{table}", set()):
+                if day != WHOLE:
+                    start = datetime.fromisoformat(day)
+                    last = min((start + timedelta(days=1) + transform.look_back).date().isoformat(), days[-1])
+                    reached.setdefault(f"features/{name}", set()).update(days_between_names(day, max(day, last)))
+    return reached
+
+
+def _unused() -> NoReturn:
+    raise AssertionError("a plan computes nothing")
