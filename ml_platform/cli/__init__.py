@@ -12,7 +12,7 @@ import typer
 
 from ml_platform import settings
 
-COMMANDS = ("replay", "up", "status", "sql", "features", "drift")
+COMMANDS = ("replay", "up", "status", "predict", "drift", "features", "sql", "doctor")
 """In the order of ``--help``."""
 
 app = typer.Typer(
