@@ -51,9 +51,14 @@ def shown(value: object) -> str:
     return str(value)
 
 
+def as_json(value: Any) -> str:
+    """One JSON document; times are ISO 8601, in UTC with a Z."""
+    return json.dumps(value, indent=2, default=_plain) + "\n"
+
+
 def write_json(value: Any) -> None:
-    """One JSON document on stdout; times are ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+    """:func:`as_json` on stdout."""
+    sys.stdout.write(as_json(value))
 
 
 def _plain(value: Any) -> Any:

@@ -3,12 +3,12 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from ml_platform import settings
-from ml_platform.cli.console import console, table, write_json
+from ml_platform.cli.console import as_json, console, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,11 +49,12 @@ def sql(
     if form is Format.TABLE:
         _show(rows)
     elif output is None:
-        _write(rows, form)
+        _write(rows, form, sys.stdout.buffer)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         draft = output.with_name(f".{output.name}.tmp")
-        {Format.CSV: rows.write_csv, Format.JSON: rows.write_json, Format.PARQUET: rows.write_parquet}[form](draft)
+        with draft.open("wb") as file:
+            _write(rows, form, file)
         draft.replace(output)
         console(stderr=True).print(f"{rows.height:,} rows written to {output}")
 
@@ -64,10 +65,10 @@ def _show(rows: "pl.DataFrame") -> None:
     console(stderr=True).print(f"{rows.height:,} rows{more}")
 
 
-def _write(rows: "pl.DataFrame", form: Format) -> None:
+def _write(rows: "pl.DataFrame", form: Format, file: BinaryIO) -> None:
     if form is Format.JSON:
-        write_json(rows.to_dicts())
+        file.write(as_json(rows.to_dicts()).encode())
     elif form is Format.CSV:
-        sys.stdout.write(rows.write_csv())
+        rows.write_csv(file)
     else:
-        rows.write_parquet(sys.stdout.buffer)
+        rows.write_parquet(file)

@@ -20,14 +20,23 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Show how far the data go, what is blocked, and for each model its champion, figures, decision and drift."""
-    from ml_platform.cli.declared import datasets
-    from ml_platform.stores.status import platform_status
-
-    found = platform_status(settings.load(), datasets())
+    found = _status()
     if as_json:
         write_json(found.model_dump(mode="json"))
     else:
         _show(found)
+
+
+def show_status() -> None:
+    """The page, on stdout."""
+    _show(_status())
+
+
+def _status() -> "PlatformStatus":
+    from ml_platform.cli.declared import datasets
+    from ml_platform.stores.status import platform_status
+
+    return platform_status(settings.load(), datasets())
 
 
 def _show(found: "PlatformStatus") -> None:
@@ -46,8 +55,10 @@ def _show(found: "PlatformStatus") -> None:
     out.print(table(("feature view", "rows", "partitions", "blocked", "newest"), views))
     blocked = [
         f"  [red]blocked[/red] {name} {partition}: {reason}"
-        for stored in (found.tables, found.features)
-        for name, each in stored.items()
+        for name, each in [
+            *((f"raw/{name}", raw) for name, raw in found.tables.items()),
+            *((f"features/{name}", view) for name, view in found.features.items()),
+        ]
         for partition, reason in each.blocked.items()
     ]
     out.print(*blocked, sep="\n", end="\n\n" if blocked else "")

@@ -230,15 +230,15 @@ def _model(settings: Settings, lake: Lake, spec: ModelSpec) -> ModelStatus:
 def _evaluation(lake: Lake, spec: ModelSpec, champion: LedgerEntry | None) -> pl.DataFrame:
     """The champion's evaluation, long; empty without one."""
     table = evaluation_table(spec)
-    columns = {
+    text, number = (
+        dict.fromkeys(("section", "name", "group"), pl.String()),
+        dict.fromkeys(("value", "low", "high"), pl.Float64()),
+    )
+    columns: dict[str, pl.DataType] = {
         "evaluated_at_watermark": pl.Datetime("us", "UTC"),
-        "section": pl.String,
-        "name": pl.String,
-        "group": pl.String,
-        "value": pl.Float64,
-        "low": pl.Float64,
-        "high": pl.Float64,
-        "rows": pl.Int64,
+        **text,
+        **number,
+        "rows": pl.Int64(),
     }
     if champion is None or not lake.exists(table):
         return pl.DataFrame(schema=columns)
