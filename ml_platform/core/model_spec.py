@@ -131,9 +131,15 @@ class PromotionGate(Spec):
     )
     slice_minimum_rows: int = Field(default=200, ge=1)
     slice_max_drop: float = Field(
-        default=0.15, ge=0, description="Allowed loss of `metric` in a slice against overall."
+        default=0.15,
+        ge=0,
+        description="Allowed loss of `metric` in a slice against overall, relative if its unit is the label's.",
     )
-    protected_max_gap: float = Field(default=0.2, ge=0)
+    protected_max_gap: float = Field(
+        default=0.2,
+        ge=0,
+        description="Allowed difference of an error rate between groups; of the relative mean absolute error (regression).",
+    )
     max_calibration_error: float | None = Field(default=None, ge=0)
     cases: tuple[BehaviouralCase, ...] = ()
     latency_budget_ms: float = Field(default=50.0, gt=0, description="Median of one-row answers in a clean process.")
