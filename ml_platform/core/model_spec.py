@@ -138,7 +138,7 @@ class PromotionGate(Spec):
     protected_max_gap: float = Field(
         default=0.2,
         ge=0,
-        description="Allowed difference of an error rate between groups; of the relative mean absolute error (regression).",
+        description="Allowed difference of an error rate (regression: relative mean absolute error) between groups.",
     )
     max_calibration_error: float | None = Field(default=None, ge=0)
     cases: tuple[BehaviouralCase, ...] = ()
