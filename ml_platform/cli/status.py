@@ -20,15 +20,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Show how far the data go, what is blocked, and for each model its champion, figures, decision and drift."""
-    found = _status()
     if as_json:
-        write_json(found.model_dump(mode="json"))
+        write_json(_status().model_dump(mode="json"))
     else:
-        _show(found)
+        show_status()
 
 
 def show_status() -> None:
-    """The page, on stdout."""
+    """Print the page for people."""
     _show(_status())
 
 
