@@ -155,7 +155,7 @@ def port_variable(server: str) -> str:
 def _kept_ports(file: Path) -> dict[str, int]:
     try:
         kept = json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         kept = None

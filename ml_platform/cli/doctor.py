@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -217,17 +217,23 @@ def _mlflow(config: Settings) -> Finding:
     running = {run: by for data in datasets() for spec in data.models for run, by in store.open_runs(spec.name).items()}
     if not running:
         return Finding(Verdict.OK, "no run is open")
-    from dagster import DagsterInstance
-
-    with DagsterInstance.from_config(str(config.dagster_home)) as instance:
-        ended = {
-            by: (run := instance.get_run_by_id(by)) is None or run.is_finished for by in set(running.values()) if by
-        }
+    ended = _ended(config, set(running.values()))
     orphans = [run for run, by in running.items() if ended.get(by, True)]
     if orphans:
         fix = "the model's next training marks them FAILED"
         return Finding(Verdict.WARNING, f"{len(orphans)} runs are open without a process: {_some(orphans)}", fix)
     return Finding(Verdict.OK, f"{len(running)} runs in progress")
+
+
+def _ended(config: Settings, run_ids: Collection[str]) -> dict[str, bool]:
+    """Whether each Dagster run has ended, or is unknown to the home's instance."""
+    if not config.dagster_home.is_dir():
+        return dict.fromkeys(run_ids, True)
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(config.dagster_home)) as instance:
+        runs = {run_id: instance.get_run_by_id(run_id) for run_id in run_ids if run_id}
+    return {run_id: run is None or run.is_finished for run_id, run in runs.items()}
 
 
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
