@@ -1,20 +1,38 @@
-"""The code location: everything under ``defs/``, the platform's resources, jobs and sensors."""
+"""The code location: everything declared under ``defs/``, its jobs and sensors, and the platform's resources."""
 
 from pathlib import Path
 
 import dagster as dg
 
+from ml_platform.automation.jobs import dataset_jobs
+from ml_platform.automation.landing import landing_sensor
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
-from ml_platform.settings import disable_telemetry
+from ml_platform.settings import prepare_environment
+from ml_platform.stores.declarations import load_dataset
 
-disable_telemetry()
+prepare_environment()
+
+
+def platform_definitions(package: Path) -> dg.Definitions:
+    """Everything a project declares.
+
+    Args:
+        package: folder of the project's package; its ``defs/`` holds one folder a data set.
+    """
+    datasets = [load_dataset(calendar.parent) for calendar in sorted((package / "defs").glob("*/dataset.yaml"))]
+    return dg.Definitions.merge(
+        dg.load_from_defs_folder(path_within_project=package),
+        dg.Definitions(
+            jobs=[job for dataset in datasets for job in dataset_jobs(dataset)],
+            sensors=[landing_sensor(dataset) for dataset in datasets],
+            resources={"platform": Platform(), "mlflow": MlflowResource()},
+            executor=dg.in_process_executor,
+        ),
+    )
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """All declared data sets and models."""
-    return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
-        dg.Definitions(resources={"platform": Platform(), "mlflow": MlflowResource()}),
-    )
+    """The definitions of this project."""
+    return platform_definitions(Path(__file__).parent)

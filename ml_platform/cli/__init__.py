@@ -12,7 +12,7 @@ import typer
 
 from ml_platform import settings
 
-COMMANDS = ("replay", "up", "status", "predict", "drift", "features", "sql", "doctor")
+COMMANDS = ("run", "replay", "up", "status", "predict", "drift", "features", "sql", "doctor")
 """In the order of ``--help``."""
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 @app.callback()
 def platform() -> None:
     """The whole machine-learning loop as one Dagster asset graph that closes itself."""
-    settings.disable_telemetry()
+    settings.prepare_environment()
 
 
 for _name in COMMANDS:
@@ -38,7 +38,7 @@ def main() -> None:
     """Run the command line. What a person can put right is one line on stderr and exit code 2."""
     try:
         app()
-    except (ValueError, LookupError, OSError, ImportError) as error:
+    except (ValueError, LookupError, OSError, ImportError, RuntimeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         sys.stderr.write(f"ml-platform: {' '.join(str(reason).split())}\n")
         sys.exit(2)

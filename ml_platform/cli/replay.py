@@ -29,13 +29,22 @@ def replay(
     upstream: Annotated[str | None, typer.Option(metavar="NAME", help="Which example's data; if several.")] = None,
 ) -> None:
     """Land recorded events as files, as they became known. Delivers what is missing; running it again is cheap."""
+    deliver(
+        settings.load().landing,
+        upstream,
+        every=every.value,
+        awkward=[kind.strip() for kind in awkward.split(",") if kind.strip()],
+        **({"until": until} if until else {}),
+    )
+
+
+def deliver(landing: Path, upstream: str | None, **asked: object) -> None:
+    """Land what an example's upstream knows, with a progress bar; ``asked`` as its ``planned_deliveries``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    landing = settings.load().landing
     source = _upstream(upstream)
-    asked = {"every": every.value, "awkward": [kind.strip() for kind in awkward.split(",") if kind.strip()]}
-    deliveries = source.planned_deliveries(**asked, **({"until": until} if until else {}))
+    deliveries = source.planned_deliveries(**asked)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     written = rows = 0

@@ -18,6 +18,11 @@ class DatasetSpec(Spec):
         default=parse_duration("6h"),
         description="How long a period may wait for a table that has not delivered, before it counts as ready.",
     )
+    rehearsal: tuple[date, ...] = Field(
+        default=(),
+        description="Ends (exclusive) up to which `ml-platform run` lands recorded events, one after the other; "
+        "models are trained after the first.",
+    )
 
 
 class FeaturesSpec(Spec):

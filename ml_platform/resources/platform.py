@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ml_platform.settings import Settings, disable_telemetry, load
+from ml_platform.settings import Settings, prepare_environment, load
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
@@ -18,7 +18,7 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Turn library telemetry off before any of them is imported."""
-        disable_telemetry()
+        prepare_environment()
 
     @cached_property
     def settings(self) -> Settings:

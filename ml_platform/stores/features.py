@@ -19,7 +19,7 @@ import polars as pl
 import yaml
 
 from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ViewSpec
-from ml_platform.settings import Settings, disable_telemetry
+from ml_platform.settings import Settings, prepare_environment
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.repo_reader import FeatureRepoError
 
@@ -279,7 +279,7 @@ class FeatureClient:
     def _store(self, versions: Mapping[str, int]) -> "FeatureStore":
         """Feast on the definitions as they stand, applied first if they changed since."""
         self.apply()
-        disable_telemetry()
+        prepare_environment()
         with _quiet():
             from feast import FeatureStore
             from feast.repo_config import load_repo_config

@@ -25,7 +25,7 @@ import polars as pl
 
 from ml_platform.core.content import digest
 from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel, encode
-from ml_platform.settings import Settings, disable_telemetry
+from ml_platform.settings import Settings, prepare_environment
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision
 
@@ -113,7 +113,7 @@ class ModelStore:
 
     def __init__(self, settings: Settings, ledger: Ledger | None = None) -> None:
         # MLflow reads its telemetry switch when it is first imported.
-        disable_telemetry()
+        prepare_environment()
         self._settings = settings
         self.ledger = ledger or Ledger(Lake.of(settings))
 

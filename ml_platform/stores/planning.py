@@ -49,7 +49,8 @@ class Plan:
 
 def plan(settings: Settings, dataset: Dataset) -> Plan:
     """Compare what has landed and what is declared with what stands."""
-    lake, landing, ledger = Lake.of(settings), Landing(settings.landing), Ledger.of(settings)
+    lake, landing = Lake.of(settings), Landing(settings.landing)
+    ledger = Ledger(lake)
     watermark = dataset.watermark(landing)
     stale = {raw_table(spec): stale_partitions(lake, landing, spec) for spec in dataset.tables}
     landed = sorted(

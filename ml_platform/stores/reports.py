@@ -20,7 +20,7 @@ from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.model_card import CardSources, evaluation_page, model_card
 from ml_platform.core.model_spec import DriftPolicy, ModelSpec
 from ml_platform.core.page import Page
-from ml_platform.settings import Settings, disable_telemetry
+from ml_platform.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -38,7 +38,7 @@ class Reports:
 
     def __init__(self, settings: Settings) -> None:
         # Evidently reads its telemetry switch when it is first imported.
-        disable_telemetry()
+        prepare_environment()
         self._settings = settings
 
     def model_card(self, spec: ModelSpec, sources: CardSources, plots: Mapping[str, bytes] | None = None) -> str:

@@ -1,0 +1,73 @@
+"""The jobs of a data set: the daily chain, and each model's training; and what a run of them is tagged with."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from ml_platform.assets.calendar import daily
+from ml_platform.assets.events import OWN_EVENTS
+from ml_platform.core.dataset import DatasetSpec
+from ml_platform.stores.declarations import Dataset
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+TRAINING_STAGES = ("training_set", "tuned_model", "evaluation_report", "champion", "model_card")
+"""Assets that are materialised when evidence calls for a new model, not every day."""
+
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def daily_job_name(dataset: DatasetSpec) -> str:
+    """Name of the job that runs a data set's daily chain."""
+    return f"{dataset.name}_daily"
+
+
+def loop_job_name(dataset: DatasetSpec) -> str:
+    """Name of the job that runs everything, training included."""
+    return f"{dataset.name}_loop"
+
+
+def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
+    """The daily chain, the whole loop, and one training job a model."""
+    everything = dg.AssetSelection.tag("dataset", dataset.name)
+    training = [dg.AssetSelection.assets(key) for key in training_keys([model.name for model in dataset.models])]
+    chain = everything
+    for asset in training:
+        chain = chain - asset
+    days = daily(dataset.spec)
+    return [
+        dg.define_asset_job(
+            daily_job_name(dataset.spec),
+            chain,
+            partitions_def=days,
+            tags=OWN_EVENTS,
+            description="Landed files to raw tables, features, labels, predictions, performance and drift.",
+        ),
+        dg.define_asset_job(
+            loop_job_name(dataset.spec),
+            everything,
+            partitions_def=days,
+            tags=OWN_EVENTS,
+            description="The daily chain, with every model trained and decided on in between.",
+        ),
+        *(
+            dg.define_asset_job(
+                f"{model.name}_training",
+                dg.AssetSelection.assets(*training_keys([model.name])),
+                description=f"A new training set for {model.name}, tuned, evaluated and decided on.",
+            )
+            for model in dataset.models
+        ),
+    ]
+
+
+def training_keys(models: Sequence[str]) -> list[dg.AssetKey]:
+    """The keys of the training assets of these models."""
+    return [dg.AssetKey([model, stage]) for model in models for stage in TRAINING_STAGES]
+
+
+def range_tags(first: str, last: str) -> Mapping[str, str]:
+    """Tags of one run over the days from ``first`` to ``last``, both included."""
+    return {**OWN_EVENTS, _RANGE_START: first, _RANGE_END: last}

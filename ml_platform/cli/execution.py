@@ -1,0 +1,94 @@
+"""A run in this process, on the home's Dagster instance, with its progress in the terminal."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ml_platform.automation.jobs import loop_job_name, range_tags, training_keys
+from ml_platform.definitions import defs
+from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.planning import Plan
+
+
+class RunFailedError(RuntimeError):
+    """A run ended in failure; the message names its failed steps and where to look."""
+
+
+def execute(dataset: Dataset, plan: Plan) -> None:
+    """Run the data set's loop over the days of the plan, training the models that have no decision yet.
+
+    Raises:
+        RunFailedError: a step failed.
+    """
+    terminal = _Terminal()
+    watched = dg.Definitions.merge(defs(), dg.Definitions(loggers={"console": _logger(terminal)}))
+    job = watched.resolve_job_def(loop_job_name(dataset.spec))
+    decided = [model.name for model in dataset.models if model.name not in plan.undecided]
+    skipped = set(training_keys(decided))
+    selected = [key for key in job.asset_layer.selected_asset_keys if key not in skipped]
+    first, last = plan.days or (dataset.spec.start.isoformat(),) * 2
+    with dg.DagsterInstance.get() as instance, terminal.over(len(selected)):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=selected,
+            tags={**range_tags(first, last), "ml_platform/reason": "ml-platform run"},
+            raise_on_error=False,
+        )
+    if not result.success:
+        failed = [event for event in result.all_events if event.is_step_failure]
+        reasons = "; ".join(f"{event.step_key}: {_cause(event)}" for event in failed)
+        raise RunFailedError(f"run {result.run_id} failed in {len(failed)} steps: {reasons}")
+
+
+def _cause(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return "unknown" if error is None else error.message.strip().splitlines()[0]
+
+
+def _logger(handler: logging.Handler) -> dg.LoggerDefinition:
+    def create(_: dg.InitLoggerContext) -> logging.Logger:
+        made = logging.Logger("ml_platform.run", logging.INFO)
+        made.addHandler(handler)
+        return made
+
+    return dg.LoggerDefinition(create, description="Progress in a terminal.")
+
+
+class _Terminal(logging.Handler):
+    """Dagster's log as a progress bar over steps, with what the steps themselves say above it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True, highlight=False))
+        self._task = self._progress.add_task("starting")
+
+    @contextmanager
+    def over(self, steps: int) -> Iterator[None]:
+        """Show the bar while the block runs."""
+        self._progress.update(self._task, total=steps)
+        with self._progress:
+            yield
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record: a step that starts or ends moves the bar, what a step logs is printed."""
+        meta: dict[str, Any] = getattr(record, "dagster_meta", {})
+        step = str(meta.get("step_key") or "").replace("__", "/")
+        event = getattr(record, "dagster_event", None)
+        kind = None if event is None else event.event_type
+        if kind is dg.DagsterEventType.STEP_START:
+            self._progress.update(self._task, description=step)
+        elif kind in (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_SKIPPED):
+            self._progress.advance(self._task)
+        elif kind is dg.DagsterEventType.STEP_FAILURE:
+            self._progress.print(f"[red]{step} failed[/red]")
+        elif event is None and step:
+            self._progress.print(f"[dim]{step}[/dim]  {escape(str(meta.get('orig_message', record.getMessage())))}")
