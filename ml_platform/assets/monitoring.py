@@ -143,7 +143,7 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             reference = drift_reference(platform.lake, spec, champion, fitted)
             current = drift_current(platform.lake, spec, champion, day_bounds(newest)[1])
             url = platform.reports.drift(
-                spec.name, newest, spec.drift, report, reference, current, fitted.features
+                spec.name, newest, spec.drift, report, reference, current
             )
             image = plots.drift_bars(
                 {column.name: column.psi for column in report.columns},

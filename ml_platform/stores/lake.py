@@ -426,7 +426,8 @@ class Lake:
 
     def _create_view(self, connection: duckdb.DuckDBPyConnection, table: str) -> None:
         registered = table.replace("/", "__")
-        connection.register(registered, self._open(table).to_pyarrow_dataset())
+        # A polars scan, because DuckDB's filters on text have no kernel in pyarrow datasets.
+        connection.register(registered, pl.scan_delta(self._open(table)))
         schema, _, name = table.rpartition("/")
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
         connection.execute(f'CREATE VIEW "{schema}"."{name}" AS SELECT * FROM "{registered}"')

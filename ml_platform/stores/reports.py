@@ -8,7 +8,7 @@ import base64
 import html
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,24 +65,24 @@ class Reports:
         report: DriftReport,
         reference: pl.DataFrame,
         current: pl.DataFrame,
-        columns: Sequence[str],
     ) -> str:
         """Write Evidently's comparison of a fixed-seed sample, under the verdict made on full data; its address.
 
-        About 5 s for 40 columns. Columns without any value on a side cannot be drawn and are left out.
+        It draws the scores and the ``policy.report_columns`` features that moved most (about 5 s for 40). Columns
+        without any value on a side cannot be drawn and are left out.
 
         Args:
             model: whose features these are.
             day: ISO day that the page is for.
             policy: thresholds and the size of the sample.
             report: the verdict on full data, shown on top.
-            reference: the champion's training rows: ``columns`` and, if known, ``score``.
+            reference: the champion's training rows: the report's columns and, if known, ``score``.
             current: the rows of the present, alike.
-            columns: the features.
         """
+        moved = sorted(report.columns, key=lambda column: -column.psi)[: policy.report_columns]
         shown = [
             name
-            for name in (*columns, SCORE)
+            for name in (*(column.name for column in moved), SCORE)
             if all(name in side.columns and _values(side[name]) for side in (reference, current))
         ]
         sampled = [
@@ -93,7 +93,8 @@ class Reports:
         drawn = " and ".join(f"{min(side.height, policy.sample_rows):,}" for side in (current, reference))
         note = (
             f"{model}, {day}. {report.reason}. Decided on all {report.rows_current:,} rows against "
-            f"{report.rows_reference:,}; the pictures are of a sample of {drawn}."
+            f"{report.rows_reference:,}; the pictures are of the {len(moved)} of {len(report.columns)} features that "
+            f"moved most, on a sample of {drawn} rows."
         )
         banner = _BANNER.format(note=html.escape(note))
         head, body, rest = page.partition("<body>")

@@ -250,14 +250,14 @@ def test_evidentlys_page_shows_the_verdict_and_needs_no_network(config: Settings
     columns = ["x", "kind", "flag", "empty"]
     report = drift_report(policy, reference, current, columns)
     reports = Reports(config)
-    url = reports.drift("late", "2020-02-01", policy, report, reference, current, columns)
+    url = reports.drift("late", "2020-02-01", policy, report, reference, current)
     assert url == "http://reports/late/drift/2020-02-01.html"
     page = page_at(config, url)
     assert report.reason.split(",")[0] in page
     assert "Decided on all 900 rows against 1,000" in page
     assert "sample of 200 and 200" in page
     assert remote(page) == []
-    again = reports.drift("late", "2020-02-02", policy, report, reference, current, columns)
+    again = reports.drift("late", "2020-02-02", policy, report, reference, current)
     assert len(page_at(config, again)) == pytest.approx(len(page), rel=0.01)
 
 
@@ -265,7 +265,7 @@ def test_nothing_to_draw_still_gives_a_page(config: Settings) -> None:
     frame = pl.DataFrame({"x": pl.Series([None] * 10, dtype=pl.Float64)})
     report = drift_report(DriftPolicy(), frame, frame, ["x"])
     assert "No column has values" in page_at(
-        config, Reports(config).drift("late", "2020-02-01", DriftPolicy(), report, frame, frame, ["x"])
+        config, Reports(config).drift("late", "2020-02-01", DriftPolicy(), report, frame, frame)
     )
 
 
