@@ -15,11 +15,14 @@ import polars as pl
 MOMENT = "event_timestamp"
 """Name of the column that says when a row's values became true."""
 
+Key = str | Sequence[str]
+"""The column, or columns, that name a thing."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def event_moments(
-    events: pl.DataFrame, *, key: str, at: str, windows: Sequence[timedelta], start: datetime, end: datetime
+    events: pl.DataFrame, *, key: Key, at: str, windows: Sequence[timedelta], start: datetime, end: datetime
 ) -> pl.DataFrame:
     """Every moment in ``[start, end)`` at which a window's value can change: each event and each expiry.
 
@@ -27,24 +30,25 @@ def event_moments(
 
     Args:
         events: one row per event; it must reach back from ``start`` by more than the longest window.
-        key: column of the thing the events belong to.
+        key: column, or columns, of the thing the events belong to.
         at: column of the moment an event became known (UTC).
         windows: lengths, all positive.
         start: first moment (UTC).
         end: the moment after the last one (UTC).
 
     Returns:
-        Columns ``key`` and ``event_timestamp``, without duplicates, sorted.
+        Columns of ``key`` and ``event_timestamp``, without duplicates, sorted.
     """
-    known = events.select(key, pl.col(at).alias(MOMENT)).drop_nulls().unique()
+    keys = _columns(key)
+    known = events.select(*keys, pl.col(at).alias(MOMENT)).drop_nulls().unique()
     shifted = [known.with_columns(pl.col(MOMENT) + shift) for shift in (timedelta(0), *windows)]
-    return pl.concat(shifted).filter(pl.col(MOMENT).is_between(start, end, closed="left")).unique().sort(key, MOMENT)
+    return pl.concat(shifted).filter(pl.col(MOMENT).is_between(start, end, closed="left")).unique().sort(*keys, MOMENT)
 
 
 def grid_moments(
     events: pl.DataFrame,
     *,
-    key: str,
+    key: Key,
     at: str,
     windows: Sequence[timedelta],
     grid: timedelta,
@@ -57,17 +61,19 @@ def grid_moments(
     that a key's values return to nothing when its events have passed. Arguments and result are otherwise
     those of :func:`event_moments`.
     """
+    keys = _columns(key)
     first = _EPOCH + -((_EPOCH - start) // grid) * grid
     points = pl.DataFrame({MOMENT: pl.datetime_range(first, end, grid, closed="left", eager=True, time_unit="us")})
-    last_event = events.select(key, pl.col(at).alias("last_event")).drop_nulls().unique().sort("last_event")
+    last_event = events.select(*keys, pl.col(at).alias("last_event")).drop_nulls().unique().sort("last_event")
     return (
-        last_event.select(pl.col(key).unique())
+        last_event.select(keys)
+        .unique()
         .join(points, how="cross")
         .sort(MOMENT)
-        .join_asof(last_event, left_on=MOMENT, right_on="last_event", by=key, check_sortedness=False)
+        .join_asof(last_event, left_on=MOMENT, right_on="last_event", by=keys, check_sortedness=False)
         .filter(pl.col(MOMENT) - pl.col("last_event") < max(windows) + grid)
-        .select(key, MOMENT)
-        .sort(key, MOMENT)
+        .select(*keys, MOMENT)
+        .sort(*keys, MOMENT)
     )
 
 
@@ -75,7 +81,7 @@ def window_sums(
     events: pl.DataFrame,
     moments: pl.DataFrame,
     *,
-    key: str,
+    key: Key,
     at: str,
     sums: Sequence[str],
     windows: Mapping[str, timedelta],
@@ -86,9 +92,9 @@ def window_sums(
     however many events lie between.
 
     Args:
-        events: one row per event with the columns ``key``, ``at`` and ``sums``.
-        moments: columns ``key`` and ``event_timestamp``, as :func:`event_moments` gives them.
-        key: column of the thing the events belong to.
+        events: one row per event with the columns of ``key``, ``at`` and ``sums``.
+        moments: columns of ``key`` and ``event_timestamp``, as :func:`event_moments` gives them.
+        key: column, or columns, of the thing the events belong to.
         at: column of the moment an event became known (UTC).
         sums: columns to sum, integers or booleans; a null adds nothing.
         windows: length by name.
@@ -102,21 +108,22 @@ def window_sums(
     for name in sums:
         if not (events.schema[name].is_integer() or events.schema[name] == pl.Boolean):
             raise TypeError(f"column {name!r} is {events.schema[name]}: only integers sum alike in every order")
+    keys = _columns(key)
     totals = (
-        events.drop_nulls([key, at])
-        .group_by(key, at)
+        events.drop_nulls([*keys, at])
+        .group_by(*keys, at)
         .agg(pl.col(*sums).cast(pl.Int64).sum())
-        .sort(key, at)
-        .with_columns(pl.col(*sums).cum_sum().over(key))
+        .sort(*keys, at)
+        .with_columns(pl.col(*sums).cum_sum().over(keys))
         .sort(at)
     )
     result = moments.sort(MOMENT)
-    at_moment = _totals_at(totals, result, key, at, timedelta(0)).select(sums)
+    at_moment = _totals_at(totals, result, keys, at, timedelta(0)).select(sums)
     columns: list[pl.Series] = []
     for window, length in windows.items():
-        before = _totals_at(totals, result, key, at, length).select(sums)
+        before = _totals_at(totals, result, keys, at, length).select(sums)
         columns += [(at_moment[name] - before[name]).alias(f"{name}_{window}") for name in sums]
-    return result.with_columns(columns).sort(key, MOMENT)
+    return result.with_columns(columns).sort(*keys, MOMENT)
 
 
 def mean_of(total: str, count: str) -> pl.Expr:
@@ -124,7 +131,13 @@ def mean_of(total: str, count: str) -> pl.Expr:
     return pl.when(pl.col(count) > 0).then(pl.col(total) / pl.col(count))
 
 
-def _totals_at(totals: pl.DataFrame, moments: pl.DataFrame, key: str, at: str, shift: timedelta) -> pl.DataFrame:
-    probes = moments.select(key, (pl.col(MOMENT) - shift).alias(MOMENT))
-    joined = probes.join_asof(totals, left_on=MOMENT, right_on=at, by=key, check_sortedness=False)
-    return joined.with_columns(pl.exclude(key, MOMENT, at).fill_null(0))
+def _totals_at(
+    totals: pl.DataFrame, moments: pl.DataFrame, keys: Sequence[str], at: str, shift: timedelta
+) -> pl.DataFrame:
+    probes = moments.select(*keys, (pl.col(MOMENT) - shift).alias(MOMENT))
+    joined = probes.join_asof(totals, left_on=MOMENT, right_on=at, by=keys, check_sortedness=False)
+    return joined.with_columns(pl.exclude(*keys, MOMENT, at).fill_null(0))
+
+
+def _columns(key: Key) -> list[str]:
+    return [key] if isinstance(key, str) else list(key)
