@@ -4,15 +4,21 @@ Links to Dagster, MLflow and reports are stored with every materialisation, so t
 served next. The ports are therefore chosen once, by whichever command first makes links, and kept in the home.
 """
 
+import fcntl
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ml_platform.settings import Settings, export_dagster_home
+from ml_platform.settings import Settings, child_environment, export_dagster_home
 
+_MAKE_STORAGE = (
+    "import dagster as dg; i = dg.DagsterInstance.get(); i.run_storage, i.event_log_storage, i.schedule_storage"
+)
 _PORT_STEP, _PORT_TRIES = 10, 100
 _TEMPLATE = Path(__file__).with_name("dagster_home")
 
@@ -20,14 +26,15 @@ _TEMPLATE = Path(__file__).with_name("dagster_home")
 def prepare_dagster_home(settings: Settings) -> Settings:
     """Make the home ready for Dagster, and point this process and its children at it.
 
-    Installs ``dagster.yaml`` and ``workspace.yaml``, settles the ports, and exports ``DAGSTER_HOME``. Running it again
-    changes nothing.
+    Installs ``dagster.yaml`` and ``workspace.yaml``, makes the instance's storage, settles the ports, and exports
+    ``DAGSTER_HOME``. Running it again changes nothing.
 
     Returns:
         The settings with the ports that links are to carry; loading them anew gives the same.
 
     Raises:
         FileNotFoundError: ``ML_PLATFORM_DAGSTER_YAML`` names no file.
+        ValueError: Dagster cannot use the configuration; the message says why.
     """
     home = settings.dagster_home
     for name, source in instance_files(settings).items():
@@ -35,6 +42,7 @@ def prepare_dagster_home(settings: Settings) -> Settings:
         if not (home / name).is_file() or (home / name).read_bytes() != content:
             _write_whole(home / name, content)
     export_dagster_home(settings)
+    _make_storage(home)
     return settle_ports(settings)
 
 
@@ -77,6 +85,27 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _make_storage(home: Path) -> None:
+    """Have one process make the instance's tables.
+
+    Two that do it at once (webserver and daemon of a new home) each record the schema's revision in SQLite, and no
+    process can open the instance again: "more than one head present".
+    """
+    done = home / "storage.made"
+    with (home / "storage.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if done.is_file():
+            return
+        environment = child_environment({"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"})
+        made = subprocess.run(
+            [sys.executable, "-c", _MAKE_STORAGE], env=environment, capture_output=True, text=True, check=False
+        )
+        if made.returncode:
+            reason = (made.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            raise ValueError(f"Dagster cannot use {home / 'dagster.yaml'}: {reason}")
+        done.touch()
 
 
 def _free_port(host: str, first: int, taken: set[int]) -> int:

@@ -113,7 +113,8 @@ def test_an_instance_dagster_refuses_fails(tmp_path: Path, monkeypatch: pytest.M
     own = tmp_path / "own.yaml"
     own.write_text("nonsense: true\n")
     environ = {"ML_PLATFORM_HOME": str(tmp_path), "ML_PLATFORM_DAGSTER_YAML": str(own)}
-    prepare_dagster_home(load(environ))
+    with pytest.raises(ValueError, match=r"Dagster cannot use .*nonsense"):
+        prepare_dagster_home(load(environ))
     assert CHECKS["dagster instance"](load(environ)).verdict is Verdict.FAILED
 
 

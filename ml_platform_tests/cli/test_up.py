@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from ml_platform.settings import load
 from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.instance import is_free
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -23,13 +25,9 @@ COMMAND = str(Path(sys.executable).with_name("ml-platform"))
 
 
 def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Below the range from which the system gives outgoing connections their ports."""
+    candidates = random.sample(range(20_000, 32_000), 100)
+    return [port for port in candidates if is_free("127.0.0.1", port)][:count]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import yaml
 from ml_platform.settings import PROJECT_ROOT, Settings, load
 from ml_platform.stores.instance import instance_files, is_free, prepare_dagster_home, settle_ports
 
-FIRST = 34210
+FIRST = 24210
 """Ports of these tests begin here: no server of this machine should be there."""
 
 
@@ -25,7 +25,7 @@ def of(home: Path, **environ: str) -> Settings:
 @pytest.fixture
 def taken() -> Iterator[int]:
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
+        server.bind(("127.0.0.1", next(port for port in range(25_000, 32_000) if is_free("127.0.0.1", port))))
         server.listen()
         yield server.getsockname()[1]
 
@@ -97,6 +97,14 @@ def test_the_instance_is_installed_and_exported_and_reinstalled_when_changed(tmp
     prepare_dagster_home(of(tmp_path))
     for name, source in instance_files(settings).items():
         assert (home / name).read_bytes() == source.read_bytes()
+
+
+def test_processes_that_prepare_a_new_home_at_once_leave_it_usable(tmp_path: Path) -> None:
+    code = "from ml_platform import settings; from ml_platform.stores.instance import prepare_dagster_home; "
+    code += "prepare_dagster_home(settings.load()); import dagster; dagster.DagsterInstance.get().get_runs()"
+    env = {**os.environ, "ML_PLATFORM_HOME": str(tmp_path)}
+    several = [subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in several] == [(b"", 0)] * 3
 
 
 def test_an_environment_may_bring_its_own_instance(tmp_path: Path) -> None:
