@@ -2,9 +2,9 @@
 
 A range run ends a step with one result, which would stamp every partition of the range alike: one data
 version for all, and days that are blocked or have not landed marked as materialised. So the steps here log
-an event for each day that really stands in the lake and, in runs that carry :data:`OWN_EVENTS`, keep Dagster
-from adding its own. A range started by hand from the UI has no such tag: there a day that could not be
-materialised fails the step, after the good days were reported. See docs/adr/0004.
+an event for each day that really stands in the lake; in runs that carry the tag of
+:mod:`ml_platform.automation.runs`, Dagster adds none of its own. A range started by hand from the UI has no such
+tag: there a day that could not be materialised fails the step, after the good days were reported (docs/adr/0004).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +13,9 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
 
+from ml_platform.automation.runs import reports_itself
 from ml_platform.stores.incremental import Outcome, Status
-
-OWN_EVENTS: Mapping[str, str] = {EXTERNALLY_MANAGED_ASSETS_TAG: "true"}
-"""Tags of runs whose steps report their own partitions; every run the platform starts carries them."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,22 @@ class DayReport:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checks: Sequence[CheckResult] = ()
 
+    @property
+    def data_version(self) -> str:
+        """The identity of the day's content; empty if it has none."""
+        return "" if self.outcome.state is None else self.outcome.state.content_hash
+
 
 def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Iterable[DayReport]) -> Iterator[Any]:
     """Log what became of each day, then end the step.
 
     Raises:
-        dagster.Failure: the one requested day, or (without :data:`OWN_EVENTS`) a day of the requested range,
-            could not be materialised; the description gives every reason.
+        dagster.Failure: the one requested day, or in a run that does not report itself a day of the range, could
+            not be materialised; the description gives every reason.
     """
     listed = list(reports)
     _summarise(context, listed)
-    deferred = _reports_itself(context)
+    deferred = reports_itself(context.run.tags)
     one_day = len(context.partition_keys) == 1
     bad = [report for report in listed if not report.outcome.good]
     for report in listed:
@@ -65,10 +67,8 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
             f"{key.to_user_string()} could not be materialised for {len(bad)} days\n{days}", allow_retries=False
         )
     if one_day and not deferred:
-        report = listed[0]
-        assert report.outcome.state is not None
         yield dg.MaterializeResult(
-            asset_key=key, metadata=report.metadata, data_version=dg.DataVersion(report.outcome.state.content_hash)
+            asset_key=key, metadata=listed[0].metadata, data_version=dg.DataVersion(listed[0].data_version)
         )
         return
     if deferred:
@@ -89,16 +89,12 @@ def report_whole(
     checks: Sequence[dg.AssetCheckResult] = (),
 ) -> Iterator[Any]:
     """Report an asset without partitions; ``data_version`` identifies its content."""
-    if _reports_itself(context):
+    if reports_itself(context.run.tags):
         context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags={DATA_VERSION_TAG: data_version}))
         yield dg.MaterializeResult(asset_key=key)
     else:
         yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=dg.DataVersion(data_version))
     yield from checks
-
-
-def _reports_itself(context: dg.AssetExecutionContext) -> bool:
-    return context.run.tags.get(EXTERNALLY_MANAGED_ASSETS_TAG) == "true"
 
 
 def _log_materialisations(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Sequence[DayReport]) -> None:
@@ -110,10 +106,8 @@ def _log_materialisations(context: dg.AssetExecutionContext, key: dg.AssetKey, r
 
 
 def _materialisation(key: dg.AssetKey, report: DayReport) -> dg.AssetMaterialization:
-    state = report.outcome.state
-    assert state is not None
     return dg.AssetMaterialization(
-        key, partition=report.outcome.day, metadata=report.metadata, tags={DATA_VERSION_TAG: state.content_hash}
+        key, partition=report.outcome.day, metadata=report.metadata, tags={DATA_VERSION_TAG: report.data_version}
     )
 
 

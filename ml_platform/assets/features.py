@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.assets.calendar import daily, look_back_days, looking_back
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
+from ml_platform.automation.calendar import daily, look_back_days, looking_back
 from ml_platform.core.content import digest
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.durations import format_duration
@@ -55,7 +55,7 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
                 asset=key,
                 blocking=True,
                 partitions_def=days,
-                description="Rows have the columns and types that the Feast view declares, and one value per key and time.",
+                description="Rows have the columns and types that Feast declares, and one value per key and time.",
             )
         ],
         partitions_def=days,
@@ -108,18 +108,21 @@ def online_asset(views: Sequence[ViewSpec], dataset: DatasetSpec) -> dg.AssetsDe
     )
     def online_features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         platform.features.apply()
-        counts = []
-        for view in stored:
-            if not platform.lake.exists(str(view.table)):
-                continue
-            in_source, written = platform.features.push_online(view.name)
-            context.log.info("%s: %s keys in the lake, %s written", view.name, in_source, written)
-            counts.append({"view": view.name, "keys in the lake": in_source, "keys online": written})
-        wanted, written = (sum(row[name] for row in counts) for name in ("keys in the lake", "keys online"))
+        pushed = [platform.features.push_online(v.name) for v in stored if platform.lake.exists(str(v.table))]
+        for each in pushed:
+            context.log.info("%s: %s keys in the lake, %s online", each.view, each.source_keys, each.online_keys)
+        wanted, written = sum(each.source_keys for each in pushed), sum(each.online_keys for each in pushed)
         metadata = {
             "keys_in_lake": wanted,
             "keys_online": written,
-            "by_view": dg.MetadataValue.md(markdown_table(counts)),
+            "by_view": dg.MetadataValue.md(
+                markdown_table(
+                    [
+                        {"view": each.view, "keys in the lake": each.source_keys, "keys online": each.online_keys}
+                        for each in pushed
+                    ]
+                )
+            ),
         }
         check = dg.AssetCheckResult(
             check_name="complete", asset_key=key, passed=wanted == written, metadata={"keys_in_lake": wanted}

@@ -40,7 +40,7 @@ def table_definition(table: str, columns: Sequence[Column]) -> dict[str, Any]:
             ]
         ),
         "dagster/table_name": sql_name(table),
-        "query": dg.MetadataValue.md(f'```\nml-platform sql "select * from {sql_name(table)} limit 10"\n```'),
+        "query": dg.MetadataValue.md(f'```\nml-platform sql "from {sql_name(table)} limit 10"\n```'),
     }
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from ml_platform.assets.calendar import look_back_days, looking_back
 from ml_platform.assets.events import DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, sample_rows, table_definition
 from ml_platform.assets.model_identity import ModelIdentity, all_days
+from ml_platform.automation.calendar import look_back_days, looking_back
 from ml_platform.core import plots
 from ml_platform.core.durations import format_duration
 from ml_platform.core.model_spec import Task
@@ -128,7 +128,7 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         specs=[
             model.asset(
                 "predictions",
-                "Everything due, scored once by each champion; an append-only record with the features it was made from.",
+                "Everything due, scored once by each champion: an append-only record, features included.",
                 {"delta", "lightgbm"},
                 deps,
                 table_definition(predictions_table(spec), columns),
@@ -161,7 +161,7 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         reports = [DayReport(outcome, {**day_metadata(outcome), "champion": champion.version}) for outcome in outcomes]
         changed = [n for n, outcome in enumerate(outcomes) if outcome.status is Status.WRITTEN and outcome.state]
         if changed:
-            training = drift_reference(platform.lake, spec, champion, fitted)["score"]
+            training = drift_reference(platform.lake, spec, champion, fitted).rows["score"]
             scores = platform.lake.read(predictions_table(spec), columns=["score", "model_version"])
             own = scores.filter(pl.col("model_version") == champion.version)["score"]
             image = plots.score_distribution(

@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.assets.calendar import daily
 from ml_platform.assets.metadata import Column
+from ml_platform.automation.calendar import daily
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.resources.platform import Platform

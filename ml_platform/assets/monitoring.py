@@ -1,15 +1,16 @@
 """The assets that watch a champion: performance once labels are known, drift before."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from ml_platform.assets.calendar import look_back_days, looking_back
 from ml_platform.assets.events import CheckResult, DayReport, report_days
 from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.automation.calendar import look_back_days, looking_back
 from ml_platform.core import plots
 from ml_platform.core.drift import DriftReport
 from ml_platform.core.metrics import metric
@@ -17,6 +18,7 @@ from ml_platform.resources.platform import Platform
 from ml_platform.stores.incremental import Outcome, Status, day_bounds
 from ml_platform.stores.monitoring import (
     REPORTED_DAY,
+    DriftReference,
     drift_current,
     drift_reference,
     drift_table,
@@ -67,7 +69,7 @@ def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     )
     def performance_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         found = report_performance(platform.lake, spec, context.partition_keys, model.watermark(platform))
-        metadata = {day: report.as_metadata() for day, report in found.made.items()}
+        metadata: dict[str, dict[str, Any]] = {day: {**report.as_metadata()} for day, report in found.made.items()}
         newest = _newest_made(found.outcomes, metadata)
         if newest:
             metadata[newest] |= {"history": picture(_performance_history(platform, model), "performance")}
@@ -132,19 +134,23 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             outcomes = [Outcome(day, Status.WAITING, None, reason) for day in context.partition_keys]
             yield from report_days(context, key, [DayReport(outcome) for outcome in outcomes])
             return
-        fitted = platform.models.load(spec.name, champion.version)
-        found = report_drift(platform.lake, spec, champion, fitted, context.partition_keys, model.watermark(platform))
+
+        @cache
+        def reference() -> DriftReference:
+            fitted = platform.models.load(spec.name, champion.version)
+            return drift_reference(platform.lake, spec, champion, fitted)
+
+        found = report_drift(
+            platform.lake, spec, champion.version, reference, context.partition_keys, model.watermark(platform)
+        )
         metadata: dict[str, dict[str, Any]] = {
             day: {**report.as_metadata(), "verdict": report.reason} for day, report in found.made.items()
         }
         newest = _newest_made(found.outcomes, metadata)
         if newest and found.made[newest].rows_current:
             report = found.made[newest]
-            reference = drift_reference(platform.lake, spec, champion, fitted)
-            current = drift_current(platform.lake, spec, champion, day_bounds(newest)[1])
-            url = platform.reports.drift(
-                spec.name, newest, spec.drift, report, reference, current
-            )
+            current = drift_current(platform.lake, spec, champion.version, day_bounds(newest)[1])
+            url = platform.reports.drift(spec.name, newest, spec.drift, report, reference().rows, current)
             image = plots.drift_bars(
                 {column.name: column.psi for column in report.columns},
                 threshold=spec.drift.column_threshold,

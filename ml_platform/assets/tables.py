@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.assets.calendar import daily
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import contract_columns, day_metadata, sample_rows, table_definition
+from ml_platform.automation.calendar import daily
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.resources.platform import Platform

@@ -1,12 +1,12 @@
-"""The jobs of a data set: the daily chain, and each model's training; and what a run of them is tagged with."""
+"""The jobs of a data set: the daily chain, and each model's training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ml_platform.assets.calendar import daily
-from ml_platform.assets.events import OWN_EVENTS
+from ml_platform.automation.calendar import daily
+from ml_platform.automation.runs import OWN_EVENTS
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.stores.declarations import Dataset
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 TRAINING_STAGES = ("training_set", "tuned_model", "evaluation_report", "champion", "model_card")
 """Assets that are materialised when evidence calls for a new model, not every day."""
-
-_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def daily_job_name(dataset: DatasetSpec) -> str:
@@ -66,8 +64,3 @@ def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
 def training_keys(models: Sequence[str]) -> list[dg.AssetKey]:
     """The keys of the training assets of these models."""
     return [dg.AssetKey([model, stage]) for model in models for stage in TRAINING_STAGES]
-
-
-def range_tags(first: str, last: str) -> Mapping[str, str]:
-    """Tags of one run over the days from ``first`` to ``last``, both included."""
-    return {**OWN_EVENTS, _RANGE_START: first, _RANGE_END: last}

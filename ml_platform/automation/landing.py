@@ -3,7 +3,8 @@
 import dagster as dg
 
 from ml_platform import settings
-from ml_platform.automation.jobs import daily_job_name, range_tags
+from ml_platform.automation.jobs import daily_job_name
+from ml_platform.automation.runs import range_tags
 from ml_platform.core.content import digest_mapping
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.planning import plan

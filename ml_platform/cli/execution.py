@@ -1,6 +1,7 @@
 """A run in this process, on the home's Dagster instance, with its progress in the terminal."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ml_platform.automation.jobs import loop_job_name, range_tags, training_keys
+from ml_platform.automation.jobs import loop_job_name, training_keys
+from ml_platform.automation.runs import range_tags
 from ml_platform.definitions import defs
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.planning import Plan
@@ -26,6 +28,7 @@ def execute(dataset: Dataset, plan: Plan) -> None:
     Raises:
         RunFailedError: a step failed.
     """
+    _hush()
     terminal = _Terminal()
     watched = dg.Definitions.merge(defs(), dg.Definitions(loggers={"console": _logger(terminal)}))
     job = watched.resolve_job_def(loop_job_name(dataset.spec))
@@ -44,6 +47,13 @@ def execute(dataset: Dataset, plan: Plan) -> None:
         failed = [event for event in result.all_events if event.is_step_failure]
         reasons = "; ".join(f"{event.step_key}: {_cause(event)}" for event in failed)
         raise RunFailedError(f"run {result.run_id} failed in {len(failed)} steps: {reasons}")
+
+
+def _hush() -> None:
+    """Keep out of the terminal what libraries say there beside the run's own log."""
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    for name in ("mlflow", "alembic", "dagster._core.execution.plan.active"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _cause(event: dg.DagsterEvent) -> str:

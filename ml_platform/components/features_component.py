@@ -1,6 +1,6 @@
 """``FeaturesComponent``: how the Feast views of a data set are computed."""
 
-from typing import Self
+from typing import Self, cast
 
 import dagster as dg
 from pydantic import BaseModel
@@ -29,8 +29,7 @@ class FeaturesComponent(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component of a validated document."""
-        assert isinstance(attributes, FeaturesSpec)
-        return cls(attributes)
+        return cls(cast(FeaturesSpec, attributes))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """One asset a view, and the online store's.

@@ -1,6 +1,6 @@
 """``ModelComponent``: one YAML document is one model, and its whole asset graph."""
 
-from typing import Self
+from typing import Self, cast
 
 import dagster as dg
 from pydantic import BaseModel
@@ -26,8 +26,7 @@ class ModelComponent(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component of a validated document."""
-        assert isinstance(attributes, ModelSpec)
-        return cls(attributes)
+        return cls(cast(ModelSpec, attributes))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The model's assets, from labels to drift.

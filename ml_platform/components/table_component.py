@@ -1,6 +1,6 @@
 """``TableComponent``: one YAML document is one raw table."""
 
-from typing import Self
+from typing import Self, cast
 
 import dagster as dg
 from pydantic import BaseModel
@@ -24,8 +24,7 @@ class TableComponent(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component of a validated document."""
-        assert isinstance(attributes, TableSpec)
-        return cls(attributes)
+        return cls(cast(TableSpec, attributes))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The table's asset."""

@@ -394,10 +394,17 @@ def _strays(spec: TableSpec, rows: pl.DataFrame, typed: pl.DataFrame) -> Iterabl
 
 
 def _conflicts(spec: TableSpec, distinct: pl.DataFrame) -> Iterable[pl.DataFrame]:
-    """Rows whose key other, different rows of the partition have too: nobody can tell which is true."""
+    """Rows whose key other, different rows of the partition have too.
+
+    The one known first stands: what becomes known later cannot undo what was known by then. Of rows known at the same
+    moment nobody can tell which is true.
+    """
     key = spec.sort_key
     versions = pl.len().over("_partition", *key).alias("_versions")
     rivals = distinct.drop_nulls(key).with_columns(versions).filter(pl.col("_versions") > 1)
+    if spec.known_at is not None:
+        first = (pl.col(KNOWN_AT) == pl.col(KNOWN_AT).min().over("_partition", *key)).fill_null(value=False)
+        rivals = rivals.filter(~(first & (first.sum().over("_partition", *key) == 1)))
     yield rivals.select("_row", reason=pl.format("key {} has {} different rows", pl.lit(", ".join(key)), "_versions"))
 
 

@@ -141,14 +141,24 @@ def drift_report(
     """
     if not columns:
         raise ValueError("no columns to compare: give at least one feature")
-    _require(current, columns, "current")
     scored = SCORE in reference.columns and SCORE in current.columns
-    profiles = reference_profile(reference, [*columns, *([SCORE] if scored else [])], policy.bins)
-    prediction = _judge(profiles[-1], current, policy.prediction_threshold) if scored else None
-    judged = [_judge(profile, current, policy.column_threshold) for profile in profiles[: len(columns)]]
+    return compare(policy, reference_profile(reference, [*columns, *([SCORE] if scored else [])], policy.bins), current)
+
+
+def compare(policy: DriftPolicy, reference: Sequence[ColumnProfile], current: pl.DataFrame) -> DriftReport:
+    """As :func:`drift_report`, against profiles that are made once for many comparisons.
+
+    Raises:
+        ValueError: the present lacks a profiled column.
+    """
+    _require(current, [profile.name for profile in reference], "current")
+    features = [profile for profile in reference if profile.name != SCORE]
+    scores = [profile for profile in reference if profile.name == SCORE]
+    prediction = _judge(scores[0], current, policy.prediction_threshold) if scores else None
+    judged = [_judge(profile, current, policy.column_threshold) for profile in features]
     share = sum(column.drifted for column in judged) / len(judged)
     drifted, reason = _verdict(policy, judged, prediction, share, current.height)
-    return DriftReport(tuple(judged), prediction, share, reference.height, current.height, drifted, reason)
+    return DriftReport(tuple(judged), prediction, share, features[0].rows, current.height, drifted, reason)
 
 
 def _verdict(

@@ -154,7 +154,9 @@ class DriftPolicy(Spec):
     share_threshold: float = Field(default=0.3, gt=0, le=1, description="Share of drifted columns that is an alarm.")
     prediction_threshold: float = Field(default=0.2, gt=0, description="PSI of the scores that is an alarm.")
     sample_rows: int = Field(default=50_000, ge=100, description="Rows of each side in the HTML report.")
-    report_columns: int = Field(default=20, ge=1, description="Features that the HTML report draws: those that moved most.")
+    report_columns: int = Field(
+        default=12, ge=1, description="Features that the HTML report draws: those that moved most."
+    )
     minimum_rows: int = Field(default=200, ge=1)
     persists: int = Field(default=3, ge=1, description="Consecutive alarming days before drift counts as persistent.")
 

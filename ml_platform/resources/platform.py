@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ml_platform.settings import Settings, prepare_environment, load
+from ml_platform.settings import Settings, load, prepare_environment
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
@@ -13,7 +13,7 @@ from ml_platform.stores.models import ModelStore
 from ml_platform.stores.reports import Reports
 
 
-class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
+class Platform(dg.ConfigurableResource):
     """Everything an asset reads and writes. It has no configuration of its own: :mod:`ml_platform.settings` has."""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from ml_platform.core.contracts import TableSpec
 from ml_platform.core.dataset import DatasetSpec, FeaturesSpec
 from ml_platform.core.model_spec import ModelSpec, Transform
+from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores.landing import Landing, watermark
 
 COMPONENTS = "ml_platform.components"

@@ -30,7 +30,7 @@ CATALOG = "catalog/partitions"
 WHOLE = "all"
 """Partition name of a table that has no partitions."""
 
-_CATALOG_SCHEMA = {
+_CATALOG_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "table_name": pl.String,
     "partition": pl.String,
     "delta_version": pl.Int64,
@@ -100,7 +100,7 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the table has ever been written."""
-        return DeltaTable.is_deltatable(self.uri(table), self._options)
+        return bool(DeltaTable.is_deltatable(self.uri(table), self._options))
 
     def version(self, table: str) -> int:
         """The newest Delta version.
@@ -108,7 +108,7 @@ class Lake:
         Raises:
             UnknownTableError: there is no such table.
         """
-        return self._open(table).version()
+        return int(self._open(table).version())
 
     def tables(self) -> list[str]:
         """Every table that was written, by name, without the catalog."""
@@ -176,7 +176,7 @@ class Lake:
             raise RefusedQueryError(
                 f"{kind.name} is not a read: only SELECT, DESCRIBE, SUMMARIZE and EXPLAIN are allowed"
             )
-        sandbox = {"enable_external_access": "false"}
+        sandbox: dict[str, str | bool | int | float | list[str]] = {"enable_external_access": "false"}
         with duckdb.connect(":memory:", config=sandbox) as connection:
             known = [*self.tables(), CATALOG]
             for table in known:
@@ -184,7 +184,7 @@ class Lake:
                 if table.rsplit("/", maxsplit=1)[-1].lower() in sql.lower() or "information_schema" in sql.lower():
                     self._create_view(connection, table)
             try:
-                return connection.sql(sql).pl()
+                return pl.DataFrame(connection.sql(sql).pl())
             except duckdb.CatalogException as error:
                 names = ", ".join(sql_name(table) for table in known)
                 raise UnknownTableError(f"{str(error).splitlines()[0]}\nThe tables are: {names}") from None
@@ -346,7 +346,7 @@ class Lake:
             write_deltalake(
                 self.uri(table),
                 frame,
-                mode="error" if new and predicate is None and mode == "overwrite" else mode,  # type: ignore[arg-type]
+                mode="error" if new and predicate is None and mode == "overwrite" else mode,
                 partition_by=partition_by,
                 predicate=predicate,
                 schema_mode="merge" if predicate is not None or mode == "append" else (None if new else "overwrite"),
@@ -430,7 +430,7 @@ class Lake:
         connection.register(registered, pl.scan_delta(self._open(table)))
         schema, _, name = table.rpartition("/")
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-        connection.execute(f'CREATE VIEW "{schema}"."{name}" AS SELECT * FROM "{registered}"')
+        connection.execute(f'CREATE VIEW "{schema}"."{name}" AS FROM "{registered}"')
 
 
 def sql_name(table: str) -> str:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import polars as pl
 
 from ml_platform.core.content import digest
-from ml_platform.core.drift import DriftReport, drift_report
+from ml_platform.core.drift import SCORE, ColumnProfile, DriftReport, compare, reference_profile
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.performance import PerformanceReport, performance
 from ml_platform.core.scoring import score
@@ -45,6 +45,14 @@ class Reports(Generic[Report]):
 
     outcomes: Sequence[Outcome]
     made: dict[str, Report] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DriftReference:
+    """What a champion learned from: its training rows with scores, and the features that are judged."""
+
+    rows: pl.DataFrame
+    features: Sequence[str]
 
 
 def performance_table(spec: ModelSpec) -> str:
@@ -81,19 +89,18 @@ def drift_derivation(
     lake: Lake,
     spec: ModelSpec,
     version: int,
-    load: Callable[[], tuple[ModelVersion, FittedModel]],
+    reference: Callable[[], DriftReference],
     made: dict[str, DriftReport] | None = None,
 ) -> Derivation:
     """A champion's trailing predictions and their features against its training rows; reports go to ``made``."""
 
     @cache
-    def reference() -> tuple[pl.DataFrame, ModelVersion, FittedModel]:
-        champion, model = load()
-        return drift_reference(lake, spec, champion, model), champion, model
+    def profiles() -> tuple[ColumnProfile, ...]:
+        learned = reference()
+        return reference_profile(learned.rows, [*learned.features, SCORE], spec.drift.bins)
 
     def report(_: datetime, end: datetime) -> DriftReport:
-        learned, champion, model = reference()
-        return drift_report(spec.drift, learned, drift_current(lake, spec, champion, end), model.features)
+        return compare(spec.drift, profiles(), drift_current(lake, spec, version, end))
 
     return Derivation(
         table=drift_table(spec),
@@ -117,14 +124,14 @@ def report_performance(
 def report_drift(
     lake: Lake,
     spec: ModelSpec,
-    champion: ModelVersion,
-    model: FittedModel,
+    version: int,
+    reference: Callable[[], DriftReference],
     days: Sequence[str],
     watermark: datetime,
 ) -> Reports[DriftReport]:
     """Bring the drift of these days up to date."""
     made: dict[str, DriftReport] = {}
-    derivation = drift_derivation(lake, spec, champion.version, lambda: (champion, model), made)
+    derivation = drift_derivation(lake, spec, version, reference, made)
     return Reports(_outcomes(lake, spec, derivation, days, watermark), made)
 
 
@@ -136,16 +143,17 @@ def reportable_days(lake: Lake, spec: ModelSpec, derivation: Derivation, days: S
     return [day for day in days if predicted.intersection(_within(day, reach))]
 
 
-def drift_reference(lake: Lake, spec: ModelSpec, champion: ModelVersion, model: FittedModel) -> pl.DataFrame:
+def drift_reference(lake: Lake, spec: ModelSpec, champion: ModelVersion, model: FittedModel) -> DriftReference:
     """The rows the champion was fitted on, with the scores it gives them."""
     training_set = lake.read(training_table(spec), version=champion.provenance.training_set_version)
-    return score(model, training_set.filter(pl.col("label_time") <= champion.trained_through))
+    learned = training_set.filter(pl.col("label_time") <= champion.trained_through)
+    return DriftReference(score(model, learned), model.features)
 
 
-def drift_current(lake: Lake, spec: ModelSpec, champion: ModelVersion, end: datetime) -> pl.DataFrame:
-    """The champion's predictions of the drift window that ends at ``end``."""
+def drift_current(lake: Lake, spec: ModelSpec, version: int, end: datetime) -> pl.DataFrame:
+    """A version's predictions of the drift window that ends at ``end``."""
     rows = _between(lake, predictions_table(spec), "prediction_time", end - spec.drift.window, end)
-    return rows.filter(pl.col("model_version") == champion.version)
+    return rows.filter(pl.col("model_version") == version)
 
 
 def _each_day(report: Callable[[datetime, datetime], Report], made: dict[str, Report]) -> Compute:

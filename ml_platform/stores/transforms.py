@@ -89,11 +89,11 @@ def _run_sql(sql: str, frames: Mapping[str, pl.DataFrame], start: datetime, end:
             connection.register(name, frame.to_arrow())
         connection.execute("SET VARIABLE start = ?", [start])
         connection.execute('SET VARIABLE "end" = ?', [end])
-        result = connection.sql(sql).pl()
-    timestamps = [name for name, dtype in result.schema.items() if isinstance(dtype, pl.Datetime)]
+        result = pl.DataFrame(connection.sql(sql).pl())
+    timestamps = {name: dtype for name, dtype in result.schema.items() if isinstance(dtype, pl.Datetime)}
     return result.with_columns(
         pl.col(name).dt.replace_time_zone("UTC")
-        if result.schema[name].time_zone is None  # type: ignore[attr-defined]
+        if dtype.time_zone is None
         else pl.col(name).dt.convert_time_zone("UTC")
-        for name in timestamps
+        for name, dtype in timestamps.items()
     )

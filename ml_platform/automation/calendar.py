@@ -9,7 +9,9 @@ from ml_platform.core.dataset import DatasetSpec
 
 def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
     """The UTC days of a data set."""
-    return dg.DailyPartitionsDefinition(start_date=spec.start.isoformat(), end_date=spec.end and spec.end.isoformat())
+    return dg.DailyPartitionsDefinition(
+        start_date=spec.start.isoformat(), end_date=spec.end.isoformat() if spec.end else None
+    )
 
 
 def looking_back(days: int) -> dg.PartitionMapping:

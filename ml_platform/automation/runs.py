@@ -1,0 +1,20 @@
+"""How runs of the platform are tagged: their range of days, and that their steps report partitions themselves."""
+
+from collections.abc import Mapping
+
+from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
+
+OWN_EVENTS: Mapping[str, str] = {EXTERNALLY_MANAGED_ASSETS_TAG: "true"}
+"""Tags of runs whose steps report their own partitions (docs/adr/0004); every run the platform starts has them."""
+
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def range_tags(first: str, last: str) -> Mapping[str, str]:
+    """Tags of one run over the days from ``first`` to ``last``, both included."""
+    return {**OWN_EVENTS, _RANGE_START: first, _RANGE_END: last}
+
+
+def reports_itself(tags: Mapping[str, str]) -> bool:
+    """Whether the steps of a run with these tags report their own partitions."""
+    return tags.get(EXTERNALLY_MANAGED_ASSETS_TAG) == "true"
