@@ -187,6 +187,15 @@ def test_rows_that_contradict_each_other_are_all_quarantined() -> None:
     assert reasons(outcome) == ["key gauge, measured_at has 3 different rows"] * 3
 
 
+def test_what_was_known_first_stands_against_what_contradicts_it_later() -> None:
+    later = "north,2020-05-01T01:00:00Z,6,3,false,2020-05-01T20:00:00Z"
+    outcome = accepted(later, good(1, "5"), good(2))
+
+    assert outcome.valid["level_cm"].to_list() == [5.0, 120.5]
+    assert outcome.quarantined["source_line"].to_list() == [2]
+    assert reasons(outcome) == ["key gauge, measured_at has 2 different rows"]
+
+
 def test_version_2_arrives_under_the_same_names_beside_version_1() -> None:
     second = text(V2, "eve,south,2020-05-01T01:00:00Z,5,3,,2020-05-01T01:10:00Z")
     outcome = judged((FILE, text(V1, good(1))), ("levels/2020-05-01.2.csv", second))

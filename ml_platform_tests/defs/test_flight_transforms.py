@@ -130,6 +130,9 @@ def test_a_flight_is_predicted_two_hours_before_it_is_due_to_leave() -> None:
     assert row["prediction_time"] == clock("08:15")
     assert row["route"] == "EWR-IAH"
 
+    too_late = schedule.with_columns(pl.lit(clock("08:16")).alias("known_at"))
+    assert transforms.flights_to_predict(too_late, start=START, end=END).is_empty(), "nobody could have been warned"
+
 
 def test_late_is_fifteen_minutes_or_more() -> None:
     landed = arrivals(("N1", "UA", "IAH", "10:00", 14), ("N1", "UA", "IAH", "11:00", 15))

@@ -162,8 +162,9 @@ def aircraft_last_flight(
 
 
 def flights_to_predict(schedule: pl.DataFrame, *, start: datetime, end: datetime, lead: str = "2h") -> pl.DataFrame:
-    """One row per scheduled flight, to be predicted ``lead`` before its scheduled departure."""
-    return _with_route(schedule).select(
+    """One row per flight that was published in time, to be predicted ``lead`` before its scheduled departure."""
+    in_time = pl.col("known_at") <= pl.col("scheduled_departure_at") - parse_duration(lead)
+    return _with_route(schedule.filter(in_time)).select(
         "flight_id",
         "carrier",
         "origin",
