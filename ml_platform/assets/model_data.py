@@ -37,8 +37,6 @@ def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         dg.AssetDep(dg.AssetKey(["raw", name]), partition_mapping=looking_back(days) if days else None)
         for name, days in reach.items()
     ]
-    columns = [*model.key_columns(), *model.label_columns()]
-
     @dg.multi_asset(
         name=f"{spec.name}__labels",
         specs=[
@@ -47,7 +45,7 @@ def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 f"{spec.label_unit}, for each thing that was to be predicted, with its entity keys.",
                 {"delta", "polars"},
                 deps,
-                table_definition(labels_table(spec), columns),
+                table_definition(labels_table(spec), model.label_table_columns()),
                 derivation.code_version,
             )
         ],

@@ -1,18 +1,24 @@
 """What every asset of a model has in common: its key, owner, group and tags."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from ml_platform.assets.metadata import Column
 from ml_platform.automation.calendar import daily
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.table_spec import ColumnType, polars_schema
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.transforms import bind
+
+_PREDICTION_TIME = Column("prediction_time", "timestamp", "When the prediction is due.", "UTC", nullable=False)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,29 @@ class ModelIdentity:
 
     def key_columns(self) -> list[Column]:
         """Columns that name a row of any of the model's tables."""
-        keys = [Column(name, "text", "Identifies what is predicted.", nullable=False) for name in self.spec.keys]
-        return [*keys, Column("prediction_time", "timestamp", "When the prediction is due.", "UTC", nullable=False)]
+        keys = [column for column in self.entity_columns if column.name in self.spec.keys]
+        return [*(replace(column, nullable=False) for column in keys), _PREDICTION_TIME]
+
+    def label_table_columns(self) -> list[Column]:
+        """Columns of the labels: the entity frame, the outcome and when it became known."""
+        others = [column for column in self.entity_columns if column.name not in self.spec.keys]
+        return [*self.key_columns(), *others, *self.label_columns()]
+
+    @cached_property
+    def entity_columns(self) -> list[Column]:
+        """Everything the entity transform gives beside ``prediction_time``, learned by running it on no rows."""
+        transform, tables = self.spec.entities, [self.dataset.table(name) for name in self.spec.entities.inputs]
+        start = datetime.combine(self.dataset.spec.start, datetime.min.time(), UTC)
+        nothing = {table.name: pl.DataFrame(schema=polars_schema(table)) for table in tables}
+        rows = bind(transform, self.dataset.folder)(nothing, start, start)
+        known = {name: (c.description, c.unit or "") for table in tables for name, c in table.columns.items()}
+        views = [self.manifest.view(name) for name in self.service.views]
+        known |= {c.name: (c.description, c.unit) for view in views for c in (*view.join_keys, *view.request)}
+        return [
+            Column(name, _type_name(dtype), *known.get(name, ("Identifies what is predicted.", "")))
+            for name, dtype in rows.schema.items()
+            if name != _PREDICTION_TIME.name
+        ]
 
     def label_columns(self) -> list[Column]:
         """The outcome and when it became known."""
@@ -86,6 +113,11 @@ class ModelIdentity:
         """The service's features, as Feast describes them."""
         found = [self.manifest.column(self.spec.service, name) for name in self.service.features]
         return [Column(column.name, column.dtype, column.description, column.unit) for column in found]
+
+
+def _type_name(dtype: pl.DataType) -> str:
+    """The contract's name of a polars type, or polars' own where contracts have none."""
+    return next((str(kind) for kind in ColumnType if kind.dtype == dtype), str(dtype))
 
 
 def all_days(key: dg.AssetKey) -> dg.AssetDep:
