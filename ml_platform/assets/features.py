@@ -108,21 +108,22 @@ def online_asset(views: Sequence[ViewSpec], dataset: DatasetSpec) -> dg.AssetsDe
     )
     def online_features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         platform.features.apply()
-        pushed = [platform.features.push_online(v.name) for v in stored if platform.lake.exists(str(v.table))]
-        for each in pushed:
-            context.log.info("%s: %s keys in the lake, %s online", each.view, each.source_keys, each.online_keys)
-        wanted, written = sum(each.source_keys for each in pushed), sum(each.online_keys for each in pushed)
+        pushed = {
+            view.name: platform.features.push_online(view.name)
+            for view in stored
+            if platform.lake.exists(str(view.table))
+        }
+        rows = [
+            {"view": name, "keys in the lake": found.source_keys, "keys online": found.online_keys}
+            for name, found in pushed.items()
+        ]
+        wanted = sum(found.source_keys for found in pushed.values())
+        written = sum(found.online_keys for found in pushed.values())
+        context.log.info("%s keys in the lake, %s online", wanted, written)
         metadata = {
             "keys_in_lake": wanted,
             "keys_online": written,
-            "by_view": dg.MetadataValue.md(
-                markdown_table(
-                    [
-                        {"view": each.view, "keys in the lake": each.source_keys, "keys online": each.online_keys}
-                        for each in pushed
-                    ]
-                )
-            ),
+            "by_view": dg.MetadataValue.md(markdown_table(rows)),
         }
         check = dg.AssetCheckResult(
             check_name="complete", asset_key=key, passed=wanted == written, metadata={"keys_in_lake": wanted}
