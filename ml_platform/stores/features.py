@@ -285,6 +285,9 @@ class FeatureClient:
             from feast.repo_config import load_repo_config
 
             config = load_repo_config(self._settings.feature_repo, self._config_file)
+            # Whatever the file says, features are read where the platform writes them.
+            config.offline_store.lake = self._settings.lake_uri
+            config.offline_store.storage_options = dict(self._settings.storage_options)
             config.offline_store.versions = dict(versions)
             return FeatureStore(config=config)
 
