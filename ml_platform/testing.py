@@ -109,7 +109,7 @@ class ModelContract:
         raise NotImplementedError(f"{type(self).__name__} must deliver its files: define land(landing, until)")
 
     def adjust(self, spec: ModelSpec) -> ModelSpec:
-        """The declaration as these tests use it: shorter windows or fewer trials, say. As declared if not overridden."""
+        """The declaration as these tests use it, with shorter windows or fewer trials, say; here as it is."""
         return spec
 
     @classmethod
@@ -265,7 +265,7 @@ class ModelContract:
     # Predictions -----------------------------------------------------------------------------------
 
     def test_predictions_come_from_the_champion_and_name_it(self) -> None:
-        """Each score is exactly the named version's answer to the features stored with it, made after it had learned."""
+        """Each score is exactly the named version's answer to the features stored with it, due after it learned."""
         home = self._home
         rows, champion = home.predictions, home.champion
         assert rows.filter(pl.col("prediction_time") >= self.trained_at).height, (

@@ -1,4 +1,4 @@
-"""The platform's promises on a data set that is nothing like the flights, declared by YAML, views and transforms alone."""
+"""The platform's promises on a data set nothing like the flights, declared by YAML, views and transforms alone."""
 
 import sys
 from datetime import UTC, datetime

@@ -129,9 +129,7 @@ def hour_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     hour = pd.to_datetime(inputs["hour_at"], utc=True)
-    return pd.DataFrame(
-        {"hour_of_day": hour.dt.hour.astype("int64"), "weekday": hour.dt.dayofweek.astype("int64")}
-    )
+    return pd.DataFrame({"hour_of_day": hour.dt.hour.astype("int64"), "weekday": hour.dt.dayofweek.astype("int64")})
 
 
 demand_v1 = FeatureService(

@@ -34,8 +34,8 @@ def recent_demand(
 def same_hour_yesterday(readings: pl.DataFrame, *, start: datetime, end: datetime) -> pl.DataFrame:
     """At six hours before each hour, what the hour a day before it used; nothing if that is not known by then."""
     moment = pl.col("measured_at") + timedelta(hours=18)
-    rows = readings.select(*METER, moment.alias(MOMENT), pl.col("energy_wh").alias("same_hour_yesterday_wh"), "known_at")
-    return rows.filter(pl.col("known_at") <= pl.col(MOMENT)).drop("known_at")
+    used = pl.col("energy_wh").alias("same_hour_yesterday_wh")
+    return readings.filter(pl.col("known_at") <= moment).select(*METER, moment.alias(MOMENT), used)
 
 
 def hours_to_predict(readings: pl.DataFrame, *, start: datetime, end: datetime, lead: str) -> pl.DataFrame:
@@ -50,5 +50,5 @@ def hours_to_predict(readings: pl.DataFrame, *, start: datetime, end: datetime, 
 
 def used_energy(readings: pl.DataFrame, *, start: datetime, end: datetime) -> pl.DataFrame:
     """What was used in the hour, known when the reading arrived."""
-    label = pl.col("energy_wh").cast(pl.Float64).alias("label")
-    return readings.select(*METER, pl.col("measured_at").alias("hour_at"), label, pl.col("known_at").alias("label_time"))
+    label, label_time = pl.col("energy_wh").cast(pl.Float64).alias("label"), pl.col("known_at").alias("label_time")
+    return readings.select(*METER, pl.col("measured_at").alias("hour_at"), label, label_time)
