@@ -47,8 +47,8 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
     """Log what became of each day, then end the step.
 
     Raises:
-        dagster.Failure: the one requested day, or in a run that does not report itself a day of the range, could
-            not be materialised; the description gives every reason.
+        dagster.Failure: in a run that does not report itself, a requested day could not be materialised; the
+            description gives every reason.
     """
     listed = list(reports)
     _summarise(context, listed)
@@ -59,7 +59,7 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
         if report.outcome.status in (Status.WRITTEN, Status.EQUAL, Status.BLOCKED):
             for check in report.checks:
                 context.log_event(_evaluation(key, check, report.outcome.day))
-    if bad and (one_day or not deferred):
+    if bad and not deferred:
         if not one_day:
             _log_materialisations(context, key, listed)
         days = "\n".join(f"{report.outcome.day} {report.outcome.status}: {report.outcome.reason}" for report in bad)
