@@ -17,7 +17,6 @@ from ml_platform.definitions import defs
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.planning import Plan
 
-
 # Dagster says so of every check without a partition of its own, which is every one here (docs/adr/0004).
 _UNYIELDED = "did not yield or return expected outputs"
 
