@@ -5,14 +5,14 @@ Belongs here: comparing declarations, landing folder, lake and ledger. Nothing i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NoReturn
 
 from ml_platform.core.table_spec import TableKind
 from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import Derivation, days_between, stale_days
+from ml_platform.stores.incremental import Derivation, day_bounds, days_between, stale_days
 from ml_platform.stores.ingest import raw_table, stale_partitions
 from ml_platform.stores.lake import WHOLE, Lake
 from ml_platform.stores.landing import Landing
@@ -57,11 +57,10 @@ def plan(settings: Settings, dataset: Dataset) -> Plan:
         {day for spec in dataset.tables if spec.kind is TableKind.PARTITIONED for day in landing.periods(spec)}
     )
     if watermark is not None and landed:
-        days = [day for day in days_between_names(landed[0], landed[-1]) if day <= watermark.date().isoformat()]
-        reached = _reached_by(dataset, {table: set(days) for table, days in stale.items()}, days)
+        days = [day for day in days_between_names(landed[0], landed[-1]) if day_bounds(day)[0] < watermark]
         for derivation, candidates in _derivations(settings, dataset, lake, ledger, days):
-            found = set(stale_days(lake, derivation, candidates, watermark))
-            stale[derivation.table] = sorted(found | reached.get(derivation.table, set()))
+            found = stale_days(lake, derivation, candidates, watermark)
+            stale[derivation.table] = sorted({*found, *_reached(derivation, stale, candidates)})
     undecided = [model.name for model in dataset.models if ledger.latest(model.name) is None]
     return Plan(watermark, {table: days for table, days in stale.items() if days}, undecided)
 
@@ -93,17 +92,16 @@ def _derivations(
             yield derivation, reportable_days(lake, spec, derivation, days)
 
 
-def _reached_by(dataset: Dataset, stale: dict[str, set[str]], days: list[str]) -> dict[str, set[str]]:
-    """The days of each view that read a raw partition which is about to change."""
-    reached: dict[str, set[str]] = {}
-    for name, transform in dataset.views.items():
-        for table in transform.inputs:
-            for day in stale.get(f"raw/{table}", set()):
-                if day != WHOLE:
-                    start = datetime.fromisoformat(day)
-                    last = min((start + timedelta(days=1) + transform.look_back).date().isoformat(), days[-1])
-                    reached.setdefault(f"features/{name}", set()).update(days_between_names(day, max(day, last)))
-    return reached
+def _reached(derivation: Derivation, stale: dict[str, list[str]], candidates: list[str]) -> Iterator[str]:
+    """The days that read a partition which is about to change."""
+    for source in derivation.inputs:
+        for changing in stale.get(source.table, ()):
+            if changing == WHOLE:
+                yield from candidates
+            else:
+                # A day reads from its start less the look-back on, whole partitions.
+                after = day_bounds(changing)[1] + source.look_back
+                yield from (day for day in candidates if changing <= day and day_bounds(day)[0] < after)
 
 
 def _unused() -> NoReturn:

@@ -190,9 +190,8 @@ def newest(events: list[tuple[datetime, Row]], moment: datetime) -> tuple[dateti
 
 def facts(files: Files, tailnum: str) -> Features:
     plane = files.planes.get(tailnum, {})
-    whole = {"aircraft_manufactured_year": "manufactured_year", "aircraft_engines": "engines", "aircraft_seats": "seats"}
     return {
-        **{name: number(plane.get(column, "")) for name, column in whole.items()},
+        **{f"aircraft_{name}": number(plane.get(name, "")) for name in ("manufactured_year", "engines", "seats")},
         "aircraft_manufacturer": plane.get("manufacturer"),
         "aircraft_engine": plane.get("engine"),
     }
