@@ -7,7 +7,7 @@ import dagster as dg
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
-from ml_platform.automation.calendar import daily, look_back_days, looking_back
+from ml_platform.automation.calendar import daily, looking_back
 from ml_platform.core.content import digest
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.durations import format_duration
@@ -15,7 +15,7 @@ from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
 from ml_platform.core.model_spec import Transform
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.incremental import Outcome, Status, derive, derive_whole
+from ml_platform.stores.incremental import Outcome, Status, derive, derive_whole, look_back_days
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation

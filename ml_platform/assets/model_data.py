@@ -9,12 +9,12 @@ import polars as pl
 from ml_platform.assets.events import DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, sample_rows, table_definition
 from ml_platform.assets.model_identity import ModelIdentity, all_days
-from ml_platform.automation.calendar import look_back_days, looking_back
+from ml_platform.automation.calendar import looking_back
 from ml_platform.core import plots
 from ml_platform.core.durations import format_duration
 from ml_platform.core.model_spec import Task
 from ml_platform.resources.platform import Platform
-from ml_platform.stores.incremental import Outcome, Status, derive
+from ml_platform.stores.incremental import Outcome, Status, derive, look_back_days
 from ml_platform.stores.model_tables import (
     BlockedInputError,
     TrainingSet,
@@ -37,6 +37,7 @@ def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         dg.AssetDep(dg.AssetKey(["raw", name]), partition_mapping=looking_back(days) if days else None)
         for name, days in reach.items()
     ]
+
     @dg.multi_asset(
         name=f"{spec.name}__labels",
         specs=[

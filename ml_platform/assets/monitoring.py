@@ -10,12 +10,12 @@ import polars as pl
 from ml_platform.assets.events import CheckResult, DayReport, report_days
 from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
-from ml_platform.automation.calendar import look_back_days, looking_back
+from ml_platform.automation.calendar import looking_back
 from ml_platform.core import plots
 from ml_platform.core.drift import DriftReport
 from ml_platform.core.metrics import metric
 from ml_platform.resources.platform import Platform
-from ml_platform.stores.incremental import Outcome, Status, day_bounds
+from ml_platform.stores.incremental import Outcome, Status, day_bounds, look_back_days
 from ml_platform.stores.monitoring import (
     REPORTED_DAY,
     DriftReference,

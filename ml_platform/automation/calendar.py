@@ -1,7 +1,5 @@
 """A data set's days as Dagster partitions."""
 
-from datetime import timedelta
-
 import dagster as dg
 
 from ml_platform.core.dataset import DatasetSpec
@@ -17,8 +15,3 @@ def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
 def looking_back(days: int) -> dg.PartitionMapping:
     """A day that depends on its own and the ``days`` before it."""
     return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)
-
-
-def look_back_days(look_back: timedelta) -> int:
-    """Earlier partitions that a look-back from inside or the start of a day reaches."""
-    return -(-look_back // timedelta(days=1))

@@ -24,6 +24,9 @@ _CHUNK_DAYS = 120
 SAMPLE_ROWS = 10
 """Rows of a freshly computed day kept with its outcome, for people."""
 
+FOREVER = timedelta(days=36_500)
+"""The look-back of what never expires: every earlier day may be read."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Frames = Mapping[str, pl.DataFrame]
@@ -89,6 +92,11 @@ def day_bounds(day: str) -> tuple[datetime, datetime]:
     """The first instant of a UTC day and of the next one."""
     start = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
     return start, start + timedelta(days=1)
+
+
+def look_back_days(look_back: timedelta) -> int:
+    """How many earlier days a look-back from the first instant of a day reaches into."""
+    return -(-look_back // timedelta(days=1))
 
 
 def stale_days(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: datetime) -> list[str]:
@@ -166,8 +174,9 @@ def _reach(source: Input, states: Mapping[str, PartitionState], day: str) -> Ite
         yield states[WHOLE]
         return
     first = (day_bounds(day)[0] - source.look_back).date()
-    for name in days_between(first, date.fromisoformat(day)):
-        if name in states:
+    names = sorted(states) if source.look_back >= FOREVER else days_between(first, date.fromisoformat(day))
+    for name in names:
+        if name in states and name <= day:
             yield states[name]
 
 

@@ -1,0 +1,93 @@
+"""The landing sensor on real files: one range run for what is out of date, and nothing when nothing is."""
+
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform.automation.landing import landing_sensor
+from ml_platform.cli.declared import datasets
+from ml_platform.defs.nyc_flights.replay import Awkward, replay
+from ml_platform.settings import load
+from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.incremental import days_between, derive
+from ml_platform.stores.ingest import ingest
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.landing import Landing
+from ml_platform.stores.planning import plan
+from ml_platform.stores.transforms import bind
+from ml_platform.stores.view_tables import view_derivation
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))
+    return tmp_path
+
+
+def tick(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
+    (dataset,) = datasets()
+    sensor = landing_sensor(dataset)
+    return sensor(dg.build_sensor_context(instance=instance))  # type: ignore[return-value]
+
+
+def requested(found: dg.SensorResult | dg.SkipReason) -> dg.RunRequest:
+    assert isinstance(found, dg.SensorResult)
+    assert found.run_requests is not None
+    (request,) = found.run_requests
+    return request
+
+
+def test_nothing_landed_requests_nothing(home: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = tick(instance)
+    assert isinstance(found, dg.SkipReason)
+    assert "nothing has landed" in str(found.skip_message)
+
+
+def test_landed_days_are_one_range_and_a_tick_without_news_repeats_its_key(home: Path) -> None:
+    list(replay(load().landing, until="2013-01-03"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        first, again = requested(tick(instance)), requested(tick(instance))
+    assert first.tags["dagster/asset_partition_range_start"] == "2012-12-31"
+    assert first.tags["dagster/asset_partition_range_end"] == "2013-01-02"
+    assert first.run_key == again.run_key
+
+
+def test_a_correction_reaches_exactly_the_days_whose_look_back_reads_it(home: Path) -> None:
+    settings = load()
+    list(replay(settings.landing, until=date(2013, 1, 20)))
+    (dataset,) = datasets()
+    lake, landing = Lake.of(settings), Landing(settings.landing)
+    for table in dataset.tables:
+        list(ingest(lake, landing, table, list(landing.periods(table))))
+    watermark = dataset.watermark(landing)
+    assert watermark is not None
+    manifest = FeatureClient(settings).manifest()
+    for name in ("arrival_delays_by_route", "departure_delays_by_route"):
+        derivation = view_derivation(manifest.view(name), bind(dataset.views[name], dataset.folder))
+        list(derive(lake, derivation, days_between(date(2012, 12, 31), date(2013, 1, 19)), watermark))
+    list(replay(settings.landing, until=date(2013, 1, 20), awkward=Awkward(corrections=["2013-01-05"])))
+    stale = plan(settings, dataset).stale
+    assert stale["raw/arrivals"] == ["2013-01-05"]
+    assert stale["features/arrival_delays_by_route"] == days_between(date(2013, 1, 5), date(2013, 1, 13))
+    assert "features/departure_delays_by_route" not in stale
+
+
+def test_a_run_under_way_is_waited_for(home: Path) -> None:
+    list(replay(load().landing, until="2013-01-02"))
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        @dg.op
+        def nothing() -> None:
+            """Takes no time."""
+
+        @dg.job(name="nyc_flights_daily")
+        def daily() -> None:
+            nothing()
+
+        instance.create_run_for_job(daily, status=dg.DagsterRunStatus.STARTED)
+        found = tick(instance)
+    assert isinstance(found, dg.SkipReason)
+    assert "under way" in str(found.skip_message)

@@ -1,0 +1,142 @@
+"""The loop without Dagster: the same functions in one plain script, over what has landed in the home's landing folder.
+
+``make bench`` measures the asset graph beside it. It does all that the graph does, in the graph's order.
+"""
+
+from datetime import timedelta
+
+from ml_platform import settings
+from ml_platform.cli.declared import datasets
+from ml_platform.core import plots
+from ml_platform.core.evaluation import evaluate
+from ml_platform.core.model_card import CardSources
+from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.promotion import decide
+from ml_platform.core.scoring import raw_scores
+from ml_platform.core.splits import split
+from ml_platform.core.training import fit
+from ml_platform.core.tuning import study_name, tune
+from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.evaluations import store_evaluation
+from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.incremental import day_bounds, days_between, derive, derive_whole
+from ml_platform.stores.ingest import ingest
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.landing import Landing
+from ml_platform.stores.model_tables import build_training_set, labels_derivation, predict
+from ml_platform.stores.models import ModelStore, Provenance
+from ml_platform.stores.monitoring import drift_current, drift_reference, report_drift, report_performance
+from ml_platform.stores.reports import Reports
+from ml_platform.stores.transforms import bind
+from ml_platform.stores.view_tables import view_derivation
+
+
+def main() -> None:
+    """Everything, for every data set."""
+    settings.prepare_environment()
+    here = settings.load()
+    for dataset in datasets():
+        loop(here, dataset)
+
+
+def loop(here: settings.Settings, dataset: Dataset) -> None:
+    """One data set, from landed files to reports."""
+    lake, landing, features = Lake.of(here), Landing(here.landing), FeatureClient(here)
+    for table in dataset.tables:
+        list(ingest(lake, landing, table, list(landing.periods(table))))
+    watermark = dataset.watermark(landing)
+    assert watermark is not None
+    days = days_between(dataset.spec.start, (watermark - timedelta(microseconds=1)).date())
+    manifest = features.manifest()
+    for name, transform in dataset.views.items():
+        derivation = view_derivation(manifest.view(name), bind(transform, dataset.folder))
+        if any(dataset.table(table).known_at for table in transform.inputs):
+            list(derive(lake, derivation, days, watermark))
+        else:
+            derive_whole(lake, derivation)
+    features.apply()
+    for name in dataset.views:
+        features.push_online(name)
+    for spec in dataset.models:
+        list(derive(lake, labels_derivation(spec, dataset), days, watermark))
+        model(here, dataset, spec, lake, features, days)
+
+
+def model(
+    here: settings.Settings, dataset: Dataset, spec: ModelSpec, lake: Lake, features: FeatureClient, days: list[str]
+) -> None:
+    """One model, from its labels to its reports."""
+    watermark = dataset.watermark(Landing(here.landing))
+    assert watermark is not None
+    models, reports = ModelStore(here), Reports(here)
+    service = features.manifest().service(spec.service)
+    built, _ = build_training_set(lake, features, spec, watermark)
+    rows = split(built.frame, spec.windows, built.as_of)
+    with models.training_run(spec.name) as run:
+        name = study_name(spec, built.state.content_hash)
+        tuning = tune(spec, rows.train, service.features, storage_url=here.optuna_storage_url, study_name=name)
+        fitted = fit(spec, rows.train, service.features, tuning.params, tuning.rounds)
+        provenance = Provenance(
+            training_set_version=built.state.delta_version,
+            training_set_hash=built.state.content_hash,
+            training_rows=rows.train.height,
+            inputs=built.state.inputs,
+            service=spec.service,
+            service_hash=service.hash,
+            code_version="plain",
+            dagster_run_id="",
+        )
+        history = plots.study_history(tuning.trials, title=spec.name, metric=tuning.metric)
+        version = models.log_candidate(
+            run, spec.name, fitted, provenance, example=rows.train.head(5), metrics={}, plots={"study": history}
+        )
+    report = evaluate(spec, fitted, rows.train, rows.holdout, tuning=tuning)
+    images = plots.report_plots(report)
+    store_evaluation(lake, spec, version, built.as_of, report)
+    models.attach(run.run_id, {"evaluation.json": report.to_json(), **{f"{k}.png": v for k, v in images.items()}})
+    reports.evaluation(report, version, images)
+    sample = rows.holdout.head(20)
+    check = models.check_clean_process(spec.name, version, sample, raw_scores(fitted, sample).tolist())
+    decision = decide(spec, report, champion_age=None, latency_ms=check.median_ms, loads_cleanly=check.ok)
+    models.promote(spec.name, version, decision, expected_current=None, watermark=built.as_of, by="script", run_id="")
+    champion = models.champion(spec.name)
+    assert champion is not None, decision.reason
+    reports.model_card(
+        spec,
+        CardSources(
+            training_set={
+                "rows": built.frame.height,
+                "label_mean": built.label_rate,
+                "start": built.frame["prediction_time"].min(),
+                "end": built.frame["prediction_time"].max(),
+                "delta_version": built.state.delta_version,
+                "content_hash": built.state.content_hash,
+                "service": service.name,
+                "service_hash": service.hash,
+                "inputs": built.state.inputs,
+            },
+            tuned_model={
+                "version": version,
+                "trained_through": champion.trained_through,
+                "seed": champion.seed,
+                "model_hash": champion.model_hash,
+                "code_version": "plain",
+                "dagster_run_id": "",
+                "run_id": champion.run_id,
+                "parameters": dict(champion.parameters),
+            },
+            evaluation_report=report,
+            champion=models.ledger.history(spec.name).to_dicts(),
+        ),
+    )
+    list(predict(lake, features, spec, dataset, version, fitted, days, watermark))
+    report_performance(lake, spec, days, watermark)
+    reference = drift_reference(lake, spec, champion, fitted)
+    drift = report_drift(lake, spec, version, lambda: reference, days, watermark)
+    newest = max(drift.made)
+    current = drift_current(lake, spec, version, day_bounds(newest)[1])
+    reports.drift(spec.name, newest, spec.drift, drift.made[newest], reference.rows, current)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The code location as people meet it: what exists, and that every asset says what it is."""
+
+import dagster as dg
+import pytest
+
+from ml_platform.definitions import defs as load_definitions
+
+MODELS = ("delay_minutes", "flight_delay")
+STAGES = (
+    "labels",
+    "training_set",
+    "tuned_model",
+    "evaluation_report",
+    "champion",
+    "model_card",
+    "predictions",
+    "performance_report",
+    "drift_report",
+)
+TABLES = ("airlines", "airports", "arrivals", "departures", "planes", "schedule", "weather")
+VIEWS = (
+    "aircraft_facts",
+    "aircraft_last_flight",
+    "arrival_delays_by_carrier",
+    "arrival_delays_by_origin",
+    "arrival_delays_by_route",
+    "departure_delays_by_carrier",
+    "departure_delays_by_origin",
+    "departure_delays_by_route",
+    "scheduled_flight",
+    "weather_at_origin",
+)
+WITHOUT_TABLE = {"online_features", *(f"{m}/{s}" for m in MODELS for s in ("tuned_model", "champion", "model_card"))}
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return load_definitions()
+
+
+@pytest.fixture(scope="module")
+def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def test_the_graph_has_exactly_the_declared_assets(specs: dict[str, dg.AssetSpec]) -> None:
+    expected = {
+        "online_features",
+        *(f"raw/{table}" for table in TABLES),
+        *(f"features/{view}" for view in VIEWS),
+        *(f"{model}/{stage}" for model in MODELS for stage in STAGES),
+    }
+    assert set(specs) == expected
+
+
+def test_every_asset_has_owner_kinds_description_group_and_tags(specs: dict[str, dg.AssetSpec]) -> None:
+    bare = {
+        key
+        for key, spec in specs.items()
+        if not (spec.owners and spec.kinds and spec.description and spec.tags.get("stage"))
+        or spec.group_name in (None, "default")
+    }
+    assert bare == set()
+
+
+def test_every_table_has_described_columns_and_a_query(specs: dict[str, dg.AssetSpec]) -> None:
+    for key, spec in specs.items():
+        if key in WITHOUT_TABLE:
+            continue
+        schema = spec.metadata["dagster/column_schema"]
+        assert isinstance(schema, dg.TableSchema), key
+        assert schema.columns, key
+        assert [column.name for column in schema.columns if not column.description] == [], key
+        assert "ml-platform sql" in spec.metadata["query"].md_str, key
+
+
+def test_raw_tables_and_views_have_blocking_checks(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    blocking = {key.asset_key.to_user_string() for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert blocking == {*(f"raw/{table}" for table in TABLES), *(f"features/{view}" for view in VIEWS)}
+
+
+def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    assert jobs == {"nyc_flights_daily", "nyc_flights_loop", "flight_delay_training", "delay_minutes_training"}
+    (sensor,) = [sensor for sensor in repository.sensor_defs if sensor.name == "nyc_flights_landing"]
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_the_daily_chain_trains_nothing(definitions: dg.Definitions) -> None:
+    job = definitions.resolve_job_def("nyc_flights_daily")
+    stages = {key.path[-1] for key in job.asset_layer.selected_asset_keys}
+    assert stages.isdisjoint({"training_set", "tuned_model", "evaluation_report", "champion", "model_card"})
+    assert {"predictions", "performance_report", "drift_report", "labels", "arrivals"} <= stages
