@@ -17,7 +17,7 @@ from ml_platform.core.splits import assert_no_outcomes
 from ml_platform.core.training import FittedModel
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import Derivation, Frames, Input, Outcome, Status, day_bounds, derive
+from ml_platform.stores.incremental import FOREVER, Derivation, Frames, Input, Outcome, Status, day_bounds, derive
 from ml_platform.stores.lake import WHOLE, Lake, PartitionState
 from ml_platform.stores.transforms import BoundTransform, bind
 
@@ -259,7 +259,7 @@ def _standing(lake: Lake, table: str, start: datetime, end: datetime) -> pl.Data
 
 def _feature_inputs(service: ServiceSpec, manifest: FeatureManifest) -> list[Input]:
     views = [manifest.view(name) for name in service.views]
-    return [Input(view.table, view.ttl or timedelta(0), loaded=False) for view in views if view.table is not None]
+    return [Input(view.table, view.ttl or FOREVER, loaded=False) for view in views if view.table is not None]
 
 
 def _reached(
