@@ -81,6 +81,8 @@ from ml_platform.stores.view_tables import view_derivation
 
 _SAMPLED_ROWS = 100
 _SEED = 0
+_RETOLD = 5
+"""One in so many nonsensical rows speaks of something that was known before."""
 _DAY = timedelta(days=1)
 _QUIET = dg.LoggerDefinition(lambda _: logging.Logger("ml_platform.testing", logging.ERROR), description="Errors only.")
 
@@ -242,7 +244,7 @@ class ModelContract:
         """A new study and fit on the same training set, its rows in another order, end in the same model text."""
         home = self._home
         stored = stored_training_set(home.lake, home.spec, home.champion.provenance.training_set_version)
-        rows = split(stored.frame, home.spec.windows, stored.as_of).train
+        rows = split(stored.frame, home.spec.windows, home.champion.provenance.as_of).train
         features = home.service.features
         study = tune(home.spec, rows, features, storage_url=None, study_name="again", on_trial=lambda _: None)
         again = fit(home.spec, rows.sample(fraction=1, shuffle=True, seed=_SEED), features, study.params, study.rounds)
@@ -476,10 +478,15 @@ class _Home:
     @cached_property
     def tables_of_nonsense(self) -> dict[str, pl.DataFrame]:
         """The tables, where every row known after the middle of the holdout is nonsense."""
-        with self._elsewhere("nonsense") as settings:
+        return self.tables_built(nonsense_after=self.middle_of_holdout)
+
+    def tables_built(self, *, nonsense_after: datetime | None = None) -> dict[str, pl.DataFrame]:
+        """The tables built anew from what had landed when the model was trained, or from nonsense after a moment."""
+        with self._elsewhere("anew") as settings:
             self._contract.land(settings.landing, self._contract.trained_at)
-            for table in _partitioned(self.dataset):
-                _scramble(Landing(settings.landing), table, self.middle_of_holdout)
+            if nonsense_after is not None:
+                for table in _partitioned(self.dataset):
+                    _scramble(Landing(settings.landing), table, nonsense_after)
             self._build(settings)
             return self._tables(Lake.of(settings))
 
@@ -685,13 +692,21 @@ def _partitioned(dataset: Dataset) -> list[TableSpec]:
 
 
 def _scramble(landing: Landing, table: TableSpec, moment: datetime) -> None:
-    """Replace, in landed files, every row known after ``moment`` by nonsense that the contract allows."""
+    """Replace, in landed files, every row known after ``moment`` by nonsense that the contract allows.
+
+    Some of it says something else of things that were known before. Those are of earlier days than the moment's:
+    two rows on one thing in one partition contradict each other, and both go to quarantine.
+    """
     random = Random(f"{_SEED} {table.name}")
+    said: list[list[str]] = []
     for file in _files(landing, table):
-        if file.end is None or file.end <= moment:
-            continue
         header, rows = _read(file)
         known = header.index(_delivered_name(table, header, str(table.known_at)))
+        identity = [i for i, name in enumerate(header) if _canonical(table, name) in table.key and i != known]
+        if file.partition < moment.date().isoformat():
+            said += [[row[i] for i in identity] for row in rows]
+        if file.end is None or file.end <= moment:
+            continue
         later = [row for row in rows if _instant(row[known]) > moment]
         kept = [row for row in rows if _instant(row[known]) <= moment]
         for position, name in enumerate(header):
@@ -701,6 +716,9 @@ def _scramble(landing: Landing, table: TableSpec, moment: datetime) -> None:
                 random.shuffle(values)
                 for row, value in zip(later, values, strict=True):
                     row[position] = _nonsense(column, value, moment, random)
+        for row in later[:: _RETOLD if said else len(later) + 1]:
+            for position, value in zip(identity, random.choice(said), strict=True):
+                row[position] = value
         # Some of it never happened, too.
         _write(file.path, header, [*kept, *(row for row in later if random.random() < 0.8)])
 

@@ -80,6 +80,7 @@ def model(
             training_set_version=built.state.delta_version,
             training_set_hash=built.state.content_hash,
             training_rows=rows.train.height,
+            as_of=built.as_of,
             inputs=built.state.inputs,
             service=spec.service,
             service_hash=service.hash,

@@ -70,6 +70,7 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                     training_set_version=stored.state.delta_version,
                     training_set_hash=stored.state.content_hash,
                     training_rows=rows.train.height,
+                    as_of=stored.as_of,
                     inputs=stored.state.inputs,
                     service=spec.service,
                     service_hash=model.service.hash,
@@ -120,7 +121,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     def evaluation_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         candidate = _candidate(platform, model)
         stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
-        rows = split(stored.frame, spec.windows, stored.as_of)
+        rows = split(stored.frame, spec.windows, candidate.provenance.as_of)
         champion = platform.models.champion(spec.name)
         rival = champion if champion is not None and champion.version != candidate.version else None
         report = evaluate(
@@ -132,7 +133,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             tuning=_tune(context, platform, model, stored, rows),
         )
         images = plots.report_plots(report)
-        state = store_evaluation(platform.lake, spec, candidate.version, stored.as_of, report)
+        state = store_evaluation(platform.lake, spec, candidate.version, candidate.provenance.as_of, report)
         platform.models.attach(candidate.run_id, {"evaluation.json": report.to_json()}, folder="evaluation")
         platform.models.attach(candidate.run_id, {f"{name}.png": image for name, image in images.items()}, "evaluation")
         figures = report.as_metadata()
@@ -337,14 +338,14 @@ def _decide(
     spec = model.spec
     report = _evaluation(platform, candidate)
     stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
-    rows = split(stored.frame, spec.windows, stored.as_of).holdout.head(_CLEAN_PROCESS_ROWS)
+    rows = split(stored.frame, spec.windows, candidate.provenance.as_of).holdout.head(_CLEAN_PROCESS_ROWS)
     scores = raw_scores(platform.models.load(spec.name, candidate.version), rows)
     check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
     champion = platform.models.champion(spec.name)
     decision: Decision = decide(
         spec,
         report,
-        champion_age=None if champion is None else stored.as_of - champion.trained_through,
+        champion_age=None if champion is None else candidate.provenance.as_of - champion.trained_through,
         latency_ms=check.median_ms,
         loads_cleanly=check.ok,
     )
@@ -354,7 +355,7 @@ def _decide(
         candidate.version,
         decision,
         expected_current=None if champion is None else champion.version,
-        watermark=stored.as_of,
+        watermark=candidate.provenance.as_of,
         by="automation",
         run_id=context.run_id,
     )
@@ -373,7 +374,8 @@ def _candidate(platform: Platform, model: ModelIdentity) -> ModelVersion:
 
 def _same_recipe(candidate: ModelVersion, stored: StoredTrainingSet, model: ModelIdentity) -> bool:
     made = candidate.provenance
-    return (made.training_set_hash, made.code_version) == (stored.state.content_hash, training_code_version(model))
+    recipe = (stored.state.content_hash, stored.as_of, training_code_version(model))
+    return (made.training_set_hash, made.as_of, made.code_version) == recipe
 
 
 def _version_metadata(version: ModelVersion) -> dict[str, Any]:

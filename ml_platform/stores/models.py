@@ -64,12 +64,14 @@ class Provenance:
     """What a version was made from: with the seed, enough to make the same bytes again.
 
     ``inputs`` are the Delta versions of the tables its training set read; ``training_set_version`` is the
-    training set's own and ``training_set_hash`` its content.
+    training set's own and ``training_set_hash`` its content; ``as_of`` is the watermark from which rows were split
+    into those that trained and those held out.
     """
 
     training_set_version: int
     training_set_hash: str
     training_rows: int
+    as_of: datetime
     inputs: Mapping[str, int]
     service: str
     service_hash: str
@@ -303,6 +305,7 @@ class ModelStore:
                 training_set_version=int(facts["training_set_version"]),
                 training_set_hash=facts["training_set_hash"],
                 training_rows=int(facts["training_rows"]),
+                as_of=datetime.fromisoformat(facts["as_of"]),
                 inputs=json.loads(facts["inputs"]),
                 service=facts["service"],
                 service_hash=facts["service_hash"],

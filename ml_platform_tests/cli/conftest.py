@@ -71,6 +71,7 @@ def _train_and_predict(
         training_set_version=training.state.delta_version,
         training_set_hash=training.state.content_hash,
         training_rows=rows.train.height,
+        as_of=AS_OF,
         inputs=training.state.inputs,
         service=spec.service,
         service_hash=training.service.hash,

@@ -27,6 +27,7 @@ PROVENANCE = Provenance(
     training_set_version=3,
     training_set_hash="abc",
     training_rows=400,
+    as_of=WATERMARK,
     inputs={"raw/arrivals": 7},
     service="svc",
     service_hash="def",
