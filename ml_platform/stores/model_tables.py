@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from ml_platform.core.content import digest
+from ml_platform.core.content import digest, sort_rows
 from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.scoring import score
@@ -66,7 +66,7 @@ def labels_derivation(spec: ModelSpec, dataset: Dataset) -> Derivation:
     entities, labels = bind(spec.entities, dataset.folder), bind(spec.labels, dataset.folder)
 
     def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
-        known = _run(entities, frames, start - spec.entity_look_back, end)
+        known = _entities(spec, _run(entities, frames, start - spec.entity_look_back, end))
         answers = _run(labels, frames, start, end).select(*spec.keys, *LABEL_COLUMNS)
         return known.join(answers, on=list(spec.keys), how="inner").filter(
             pl.col("prediction_time") < pl.col("label_time")
@@ -196,9 +196,11 @@ def predictions_derivation(
         model = load()
         moment = pl.col("prediction_time")
         due = _run(entities, frames, start, end).filter(moment >= start, moment < end, moment > model.trained_through)
+        due = _entities(spec, due)
         standing = _standing(lake, table, start, end)
         if standing is not None:
-            scored = standing.filter(pl.col("model_version") == version)
+            # Of any day: what upstream published again, for another time, was scored at the first.
+            scored = lake.scan(table).filter(pl.col("model_version") == version).select(spec.keys).collect()
             due = due.join(scored, on=list(spec.keys), how="anti")
         rows = score(model, join_features(features, spec, due)).with_columns(
             pl.lit(version, dtype=pl.Int64).alias("model_version"), pl.lit(service.hash).alias("feature_service_hash")
@@ -248,6 +250,11 @@ def predict(
 
 def _run(transform: BoundTransform, frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
     return transform({table.removeprefix("raw/"): frame for table, frame in frames.items()}, start, end)
+
+
+def _entities(spec: ModelSpec, rows: pl.DataFrame) -> pl.DataFrame:
+    """One row for each thing to predict: the first due, where upstream published a thing more than once."""
+    return sort_rows(rows, ["prediction_time"]).unique(spec.keys, keep="first", maintain_order=True)
 
 
 def _standing(lake: Lake, table: str, start: datetime, end: datetime) -> pl.DataFrame | None:
