@@ -43,7 +43,7 @@ def predict(
     if watermark is None:
         raise ValueError("nothing has landed yet: run `ml-platform replay`")
     if key:
-        rows = entity_rows(Lake.of(config), dataset, spec, arguments.pairs(key))
+        rows = entity_rows(Lake.of(config), dataset, spec, arguments.pairs(key), watermark=watermark)
     else:
         rows = given_rows(FeatureClient(config).manifest(), spec, _from_stdin())
     moment = arguments.moment(until) if until else None

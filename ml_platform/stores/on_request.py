@@ -5,7 +5,7 @@ Nothing is written: the record of predictions is :mod:`ml_platform.stores.model_
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -21,7 +21,6 @@ from ml_platform.stores.models import ModelStore, ModelVersion
 from ml_platform.stores.transforms import bind
 
 _UTC = pl.Datetime("us", "UTC")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NoChampionError(LookupError):
@@ -36,24 +35,28 @@ class Scored:
     rows: pl.DataFrame
 
 
-def entity_rows(lake: Lake, dataset: Dataset, spec: ModelSpec, keys: Mapping[str, str]) -> pl.DataFrame:
+def entity_rows(
+    lake: Lake, dataset: Dataset, spec: ModelSpec, keys: Mapping[str, str], *, watermark: datetime
+) -> pl.DataFrame:
     """The model's entity rows with these values, from all that has landed, in order of ``prediction_time``.
 
     Args:
         lake: where the raw tables are.
         dataset: the model's data set.
         spec: the model.
-        keys: value by column of the entity frame, as text.
+        keys: value by column of the entity frame, as text; a time in ISO format, UTC if it names no offset.
+        watermark: how far the data go; no row is derived for a later moment.
 
     Raises:
         LookupError: a column does not exist, or no row has these values.
+        ValueError: the value for a time is none.
     """
     entities = bind(spec.entities, dataset.folder)
     frames = {name: lake.read(f"raw/{name}") for name in entities.spec.inputs}
-    rows = entities(frames, _EPOCH, datetime.max.replace(tzinfo=UTC) - timedelta(days=1))
+    rows = entities(frames, datetime.combine(dataset.spec.start, datetime.min.time(), UTC), watermark)
     if unknown := sorted(set(keys) - set(rows.columns)):
         raise LookupError(f"{spec.name} has no column {unknown[0]!r} to find rows by; it has {', '.join(rows.columns)}")
-    found = rows.filter(pl.col(name).cast(pl.String) == value for name, value in keys.items())
+    found = rows.filter(_equals(rows, name, value) for name, value in keys.items())
     if found.is_empty():
         asked = ", ".join(f"{name}={value}" for name, value in keys.items())
         raise LookupError(f"{spec.name}: no row with {asked} has landed; keys look like {_example(spec, rows)}")
@@ -126,6 +129,13 @@ def score_rows(
     shown = [name for name in (*spec.keys, "prediction_time") if name in scored.columns]
     answers = [name for name in ("score", "decision") if name in scored.columns]
     return Scored(champion, scored.select(*shown, pl.col(EVENT_TIME).alias("known_until"), *answers))
+
+
+def _equals(rows: pl.DataFrame, name: str, text: str) -> pl.Expr:
+    if rows.schema[name] != _UTC:
+        return pl.col(name).cast(pl.String) == text
+    moment = datetime.fromisoformat(text)
+    return pl.col(name) == (moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _typed(name: str, values: Sequence[Any], dtype: pl.DataType | None) -> pl.Series:
