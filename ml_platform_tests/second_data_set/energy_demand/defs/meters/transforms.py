@@ -32,10 +32,12 @@ def recent_demand(
 
 
 def same_hour_yesterday(readings: pl.DataFrame, *, start: datetime, end: datetime) -> pl.DataFrame:
-    """At six hours before each hour, what the hour a day before it used; nothing if that is not known by then."""
+    """At six hours before each hour, what the hour a day before it used, as reported last by then; else nothing."""
     moment = pl.col("measured_at") + timedelta(hours=18)
     used = pl.col("energy_wh").alias("same_hour_yesterday_wh")
-    return readings.filter(pl.col("known_at") <= moment).select(*METER, moment.alias(MOMENT), used)
+    known = readings.filter(pl.col("known_at") <= moment).sort("known_at")
+    newest = known.unique([*METER, "measured_at"], keep="last", maintain_order=True)
+    return newest.select(*METER, moment.alias(MOMENT), used)
 
 
 def hours_to_predict(readings: pl.DataFrame, *, start: datetime, end: datetime, lead: str) -> pl.DataFrame:
