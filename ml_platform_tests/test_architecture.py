@@ -83,3 +83,7 @@ def test_the_code_location_loads_without_any_heavy_library(tmp_path: Path) -> No
 
 def test_the_command_line_answers_without_loading_dagster(tmp_path: Path) -> None:
     assert loaded_by("ml_platform.cli", ("dagster", "polars", *HEAVY), tmp_path) == set()
+
+
+def test_the_contract_suite_loads_without_pytest_and_without_any_heavy_library(tmp_path: Path) -> None:
+    assert loaded_by("ml_platform.testing", ("pytest", *HEAVY), tmp_path) == set()
