@@ -12,6 +12,17 @@ from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores.incremental import Outcome
 from ml_platform.stores.lake import sql_name
 
+_TYPE_NAMES = {
+    "String": "text",
+    "Int32": "integer",
+    "Int64": "integer",
+    "Float32": "number",
+    "Float64": "number",
+    "Bool": "boolean",
+    "UnixTimestamp": "timestamp",
+}
+"""Feast's names of types as contracts call them: people see one vocabulary."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -31,16 +42,17 @@ def table_definition(table: str, columns: Sequence[Column]) -> dict[str, Any]:
             columns=[
                 dg.TableColumn(
                     name=column.name,
-                    type=column.type,
-                    description=f"{column.description} [{column.unit}]" if column.unit else column.description,
+                    type=_TYPE_NAMES.get(column.type, column.type),
+                    description=column.description,
                     constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                    tags={"unit": column.unit} if column.unit else {},
+                    # A name has no unit, whatever its view says.
+                    tags={"unit": column.unit} if column.unit and column.type not in ("text", "String") else {},
                 )
                 for column in columns
             ]
         ),
         "dagster/table_name": sql_name(table),
-        "query": dg.MetadataValue.md(f'```\nml-platform sql "from {sql_name(table)} limit 10"\n```'),
+        "query": dg.MetadataValue.md(f'`ml-platform sql "from {sql_name(table)} limit 10"`'),
     }
 
 
@@ -53,16 +65,16 @@ def contract_columns(spec: TableSpec) -> list[Column]:
 
 
 def day_metadata(outcome: Outcome) -> dict[str, Any]:
-    """Row count, figures and sample rows of one day."""
+    """Row count, figures, sample rows and input versions of one day."""
     state = outcome.state
     if state is None:
         return {}
     metadata: dict[str, Any] = {"dagster/partition_row_count": state.rows, "delta_version": state.delta_version}
     metadata |= {name: value for name, value in state.facts.items() if value is not None}
-    if state.inputs:
-        metadata["inputs"] = dg.MetadataValue.json(dict(state.inputs))
     if outcome.sample is not None:
         metadata["sample"] = sample_rows(outcome.sample)
+    if state.inputs:
+        metadata["inputs"] = dg.MetadataValue.json(dict(state.inputs))
     return metadata
 
 

@@ -43,7 +43,7 @@ def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         specs=[
             model.asset(
                 "labels",
-                f"{spec.label_unit}, for each thing that was to be predicted, with its entity keys.",
+                f"What was to be predicted and what became of it ({spec.label_unit}), by the day it became known.",
                 {"delta", "polars"},
                 deps,
                 table_definition(labels_table(spec), model.label_table_columns()),
@@ -157,7 +157,7 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 model.watermark(platform),
             )
         )
-        reports = [DayReport(outcome, {**day_metadata(outcome), "champion": champion.version}) for outcome in outcomes]
+        reports = [DayReport(outcome, {"champion": champion.version, **day_metadata(outcome)}) for outcome in outcomes]
         changed = [n for n, outcome in enumerate(outcomes) if outcome.status is Status.WRITTEN and outcome.state]
         if changed:
             training = drift_reference(platform.lake, spec, champion, fitted).rows["score"]
@@ -170,7 +170,7 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 unit=f"score ({spec.label_unit})",
             )
             newest = changed[-1]
-            metadata = {**reports[newest].metadata, "score_distribution": picture(image, "scores")}
+            metadata = {"score_distribution": picture(image, "distribution of scores"), **reports[newest].metadata}
             reports[newest] = DayReport(outcomes[newest], metadata)
         yield from report_days(context, key, reports)
 

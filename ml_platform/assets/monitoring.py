@@ -1,6 +1,6 @@
 """The assets that watch a champion: performance once labels are known, drift before."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,10 +10,13 @@ import polars as pl
 from ml_platform.assets.events import CheckResult, DayReport, report_days
 from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.assets.wording import performance_summary
 from ml_platform.automation.calendar import looking_back
 from ml_platform.core import plots
 from ml_platform.core.drift import DriftReport
+from ml_platform.core.durations import format_duration
 from ml_platform.core.metrics import metric
+from ml_platform.core.performance import PerformanceReport
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.incremental import Outcome, Status, day_bounds, look_back_days
 from ml_platform.stores.monitoring import (
@@ -69,11 +72,14 @@ def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     )
     def performance_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         found = report_performance(platform.lake, spec, context.partition_keys, model.watermark(platform))
-        metadata: dict[str, dict[str, Any]] = {day: {**report.as_metadata()} for day, report in found.made.items()}
-        newest = _newest_made(found.outcomes, metadata)
+        said: dict[str, dict[str, Any]] = {
+            day: {"summary": dg.MetadataValue.md(summary)} if (summary := performance_summary(spec, report)) else {}
+            for day, report in found.made.items()
+        }
+        newest = _newest_made(found.outcomes, said)
         if newest:
-            metadata[newest] |= {"history": picture(_performance_history(platform, model), "performance")}
-        reports = [DayReport(o, {**day_metadata(o), **metadata.get(o.day, {})}) for o in found.outcomes]
+            said[newest]["history"] = picture(_performance_history(platform, model), "performance by event time")
+        reports = [DayReport(o, _metadata(o, said, found.made)) for o in found.outcomes]
         yield from report_days(context, key, reports)
 
     return performance_report
@@ -143,10 +149,8 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         found = report_drift(
             platform.lake, spec, champion.version, reference, context.partition_keys, model.watermark(platform)
         )
-        metadata: dict[str, dict[str, Any]] = {
-            day: {**report.as_metadata(), "verdict": report.reason} for day, report in found.made.items()
-        }
-        newest = _newest_made(found.outcomes, metadata)
+        said: dict[str, dict[str, Any]] = {day: {"verdict": report.reason} for day, report in found.made.items()}
+        newest = _newest_made(found.outcomes, said)
         if newest and found.made[newest].rows_current:
             report = found.made[newest]
             current = drift_current(platform.lake, spec, champion.version, day_bounds(newest)[1])
@@ -156,10 +160,9 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 threshold=spec.drift.column_threshold,
                 title=f"{spec.name} version {champion.version}: drift on {newest}",
             )
-            metadata[newest] |= {"evidently": dg.MetadataValue.url(url), "columns": picture(image, "drift by column")}
+            said[newest] |= {"evidently": dg.MetadataValue.url(url), "columns": picture(image, "drift by column")}
         reports = [
-            DayReport(o, {**day_metadata(o), **metadata.get(o.day, {})}, _drift_check(found.made.get(o.day)))
-            for o in found.outcomes
+            DayReport(o, _metadata(o, said, found.made), _drift_check(found.made.get(o.day))) for o in found.outcomes
         ]
         yield from report_days(context, key, reports)
 
@@ -172,6 +175,14 @@ def _drift_check(report: DriftReport | None) -> Sequence[CheckResult]:
     return [CheckResult(DRIFT, not report.drifted, report.reason, report.as_metadata(), blocking=False)]
 
 
+def _metadata(
+    outcome: Outcome, said: Mapping[str, Mapping[str, Any]], made: Mapping[str, PerformanceReport | DriftReport]
+) -> dict[str, Any]:
+    """What a day's report says, then its figures, then its rows."""
+    figures = made[outcome.day].as_metadata() if outcome.day in made else {}
+    return {**said.get(outcome.day, {}), **figures, **day_metadata(outcome)}
+
+
 def _newest_made(outcomes: Sequence[Outcome], made: dict[str, Any]) -> str | None:
     return max((outcome.day for outcome in outcomes if outcome.good and outcome.day in made), default=None)
 
@@ -179,6 +190,7 @@ def _newest_made(outcomes: Sequence[Outcome], made: dict[str, Any]) -> str | Non
 def _performance_history(platform: Platform, model: ModelIdentity) -> bytes:
     """The gate's metric over the trailing window against event time, by version."""
     judged = metric(model.spec.gate.metric, model.spec.task)
+    window = format_duration(model.spec.retrain.performance_window)
     rows = platform.lake.read(performance_table(model.spec)).filter(
         pl.col("metric") == judged.name, pl.col("window") == "trailing", pl.col("value").is_not_null()
     )
@@ -190,5 +202,5 @@ def _performance_history(platform: Platform, model: ModelIdentity) -> bytes:
         pl.format("version {}", "model_version").alias("group"),
     )
     return plots.metric_over_time(
-        history, metric=judged.name, unit=judged.unit, title=f"{model.spec.name}: {judged.name} over trailing windows"
+        history, metric=judged.name, unit=judged.unit, title=f"{model.spec.name}: {judged.name} over trailing {window}"
     )

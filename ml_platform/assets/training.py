@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from ml_platform.assets import wording
 from ml_platform.assets.events import report_whole
 from ml_platform.assets.metadata import Column, markdown_table, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
@@ -13,6 +14,7 @@ from ml_platform.core import plots
 from ml_platform.core.content import digest
 from ml_platform.core.evaluation import evaluate
 from ml_platform.core.evaluation_report import EvaluationReport
+from ml_platform.core.metrics import metric
 from ml_platform.core.model_card import CardSources
 from ml_platform.core.promotion import Decision, decide
 from ml_platform.core.scoring import raw_scores
@@ -83,6 +85,7 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         made = platform.models.describe(spec.name, version)
         metadata = {
+            "study": picture(history, "study history"),
             **_version_metadata(made),
             f"study_{tuning.metric}": tuning.best_value,
             "trials": tuning.trials.height,
@@ -91,7 +94,6 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             "parameters": dg.MetadataValue.md(
                 markdown_table([{"parameter": name, "value": value} for name, value in fitted.params.items()])
             ),
-            "study": picture(history, "study history"),
         }
         yield from report_whole(context, key, made.model_hash, metadata)
 
@@ -140,13 +142,14 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         platform.models.log_metrics(candidate.run_id, {f"holdout_{name}": value for name, value in figures.items()})
         url = platform.reports.evaluation(report, candidate.version, images)
         metadata = {
-            **figures,
+            "summary": dg.MetadataValue.md(wording.evaluation_summary(report, candidate.version)),
+            "report": dg.MetadataValue.url(url),
+            "metrics": dg.MetadataValue.md(wording.metrics_table(report)),
+            **{name: picture(image, name.replace("_", " ")) for name, image in images.items()},
             "version": candidate.version,
             "compared_with_champion": rival.version if rival else "none",
-            "report": dg.MetadataValue.url(url),
             "mlflow_run": dg.MetadataValue.url(candidate.run_url),
-            "metrics": dg.MetadataValue.md(metrics_table(report)),
-            **{name: picture(image, name) for name, image in images.items()},
+            **figures,
         }
         yield from report_whole(context, key, digest(state.content_hash, str(candidate.version)), metadata)
 
@@ -179,19 +182,29 @@ def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         else:
             context.log.info("version %s was decided on before: %s", candidate.version, entry.reason)
         current = platform.models.champion(spec.name)
+        promotion = platform.models.ledger.champion(spec.name)
         metadata: dict[str, Any] = {
-            "last_decision": dg.MetadataValue.md(explain(entry, current)),
+            "explanation": dg.MetadataValue.md(
+                wording.NO_CHAMPION
+                if current is None or promotion is None
+                else wording.explanation(current, promotion, platform.settings)
+            ),
+            "last_decision": dg.MetadataValue.md(wording.decision(entry)),
+            "gates": dg.MetadataValue.md(wording.gates_table(entry)),
+            "history": picture(_evaluation_history(platform, model), "evaluations by event time"),
             "candidate_version": candidate.version,
             "promoted": int(entry.promoted),
         }
         if current is not None:
+            figures = {k.removeprefix("holdout_"): v for k, v in current.metrics.items() if k.startswith("holdout_")}
             metadata |= {
                 "champion_version": current.version,
                 "trained_through": dg.MetadataValue.timestamp(current.trained_through),
                 "training_rows": current.provenance.training_rows,
+                "evaluated_rows": figures.pop("rows"),
                 "model": dg.MetadataValue.url(current.url),
                 "mlflow_run": dg.MetadataValue.url(current.run_url),
-                **{k.removeprefix("holdout_"): v for k, v in current.metrics.items() if k.startswith("holdout_")},
+                **figures,
             }
         version = "none" if current is None else f"{current.version}:{current.model_hash}"
         yield from report_whole(context, key, version, metadata)
@@ -266,41 +279,6 @@ def training_code_version(model: ModelIdentity) -> str:
     return digest(learned, model.service.hash)
 
 
-def metrics_table(report: EvaluationReport) -> str:
-    """Every metric of candidate, baseline and champion, as markdown."""
-    return markdown_table(
-        [
-            {
-                "metric": result.metric,
-                "candidate": result.candidate,
-                "baseline": result.baseline or "",
-                "champion": result.champion or "",
-                "over baseline": result.over_baseline or "",
-                "over champion": result.over_champion or "",
-                "unit": result.unit,
-            }
-            for result in report.metrics
-        ]
-    )
-
-
-def explain(entry: LedgerEntry, champion: ModelVersion | None) -> str:
-    """A decision for people: who is champion, since when, and why, with every gate."""
-    lead = "**There is no champion.**"
-    if champion is not None:
-        through = f"{champion.trained_through:%Y-%m-%d %H:%M} UTC"
-        lead = f"**Version {champion.version} is champion**, trained on labels up to {through}."
-    verdict = "promoted" if entry.promoted else "rejected"
-    gates = [
-        {"gate": gate["name"], "holds": "yes" if gate["passed"] else "**no**", "explanation": gate["explanation"]}
-        for gate in entry.gate_results
-    ]
-    return (
-        f"{lead}\n\nLast decision: version {entry.version} **{verdict}** ({entry.rule}) by {entry.by}, with data up to "
-        f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}\n\n{markdown_table(gates)}"
-    )
-
-
 def _tune(
     context: dg.AssetExecutionContext,
     platform: Platform,
@@ -358,6 +336,21 @@ def _decide(
         watermark=candidate.provenance.as_of,
         by="automation",
         run_id=context.run_id,
+    )
+
+
+def _evaluation_history(platform: Platform, model: ModelIdentity) -> bytes:
+    """The gate's metric of every version and its rivals, at the event time of its evaluation."""
+    spec = model.spec
+    judged = metric(spec.gate.metric, spec.task)
+    rows = platform.lake.read(evaluation_table(spec)).filter(
+        pl.col("section") == "metric", pl.col("name") == judged.name, pl.col("value").is_not_null()
+    )
+    return plots.metric_over_time(
+        rows.select(pl.col("evaluated_at_watermark").alias("time"), "value", "low", "high", "group"),
+        metric=judged.name,
+        unit=judged.unit,
+        title=f"{spec.name}: {judged.name} of every candidate on its held-out rows",
     )
 
 

@@ -1,0 +1,116 @@
+"""What assets say about models in words: markdown for people who open an asset's page.
+
+Dagster's UI shows markdown of fewer than :data:`SHOWN_IN_PLACE` characters in place and anything longer behind a
+click, so what people come for is kept short, and tables of everything are texts of their own.
+"""
+
+from ml_platform.assets.metadata import markdown_table
+from ml_platform.core.bootstrap import Figure
+from ml_platform.core.durations import format_duration
+from ml_platform.core.evaluation_report import EvaluationReport
+from ml_platform.core.metrics import metrics_for
+from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.performance import PerformanceReport
+from ml_platform.settings import Settings
+from ml_platform.stores.ledger import LedgerEntry
+from ml_platform.stores.models import ModelVersion
+from ml_platform.stores.reports import Reports
+
+SHOWN_IN_PLACE = 1000
+
+NO_CHAMPION = "**There is no champion:** no version has passed its gates yet, and nothing predicts."
+
+
+def explanation(champion: ModelVersion, promotion: LedgerEntry, settings: Settings) -> str:
+    """Who is champion, since when, why, and what it was trained on; where to see how it does.
+
+    Args:
+        champion: the version that predicts.
+        promotion: the decision that made it champion.
+        settings: where pages are.
+    """
+    made, name = champion.provenance, champion.name
+    assets, reports = f"{settings.dagster_url}/assets/{name}", Reports(settings)
+    card, evaluation = (reports.url(name, kind, f"version_{champion.version}") for kind in ("model_card", "evaluation"))
+    return (
+        f"**Version {champion.version} is champion since {promotion.decided_at_watermark:%Y-%m-%d %H:%M} UTC** "
+        f"({promotion.rule.replace('_', ' ')}, by {promotion.by}).\n\n"
+        f"**Why:** {promotion.reason}\n\n"
+        f"**Trained on** {made.training_rows:,} rows with labels known up to "
+        f"{champion.trained_through:%Y-%m-%d %H:%M} UTC: [training set]({assets}/training_set) version "
+        f"{made.training_set_version}, features of {made.service}.\n\n"
+        f"**Since then:** [performance]({assets}/performance_report), [drift]({assets}/drift_report). "
+        f"**More:** [model card]({card}), [evaluation]({evaluation})."
+    )
+
+
+def decision(entry: LedgerEntry) -> str:
+    """A decision and its reason."""
+    verdict = "promoted" if entry.promoted else "not promoted"
+    return (
+        f"Version {entry.version} **{verdict}** ({entry.rule.replace('_', ' ')}) by {entry.by}, on data up to "
+        f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}"
+    )
+
+
+def gates_table(entry: LedgerEntry) -> str:
+    """Every gate of a decision, failed ones first."""
+    gates = sorted(entry.gate_results, key=lambda gate: bool(gate["passed"]))
+    return markdown_table(
+        [
+            {"gate": gate["name"], "holds": "yes" if gate["passed"] else "**no**", "explanation": gate["explanation"]}
+            for gate in gates
+        ]
+    )
+
+
+def evaluation_summary(report: EvaluationReport, version: int) -> str:
+    """The gate's metric of a version, beside its rivals on the same rows."""
+    found = report[report.gate_metric]
+    lines = [f"Version {version}: **{found.metric} {found.candidate}** on {report.rows:,} rows that it never saw."]
+    for rival, own, gain, rows in (
+        ("baseline", found.baseline, found.over_baseline, report.rows),
+        ("champion", found.champion, found.over_champion, report.champion_rows),
+    ):
+        if own is not None and gain is not None:
+            lines.append(f"The {rival}: {own}. On the same {rows:,} rows this version is better by {gain}.")
+    return "\n\n".join(lines)
+
+
+def metrics_table(report: EvaluationReport) -> str:
+    """Every metric of candidate, baseline and champion."""
+    return markdown_table(
+        [
+            {
+                "metric": result.metric,
+                "candidate": result.candidate,
+                "baseline": result.baseline or "",
+                "champion": result.champion or "",
+                "over baseline": result.over_baseline or "",
+                "over champion": result.over_champion or "",
+                "unit": result.unit,
+            }
+            for result in report.metrics
+        ]
+    )
+
+
+def performance_summary(spec: ModelSpec, report: PerformanceReport) -> str:
+    """How good the newest version was over the trailing window and the day, by every metric; empty without labels."""
+    trailing, day = report.of("trailing"), report.of("day")
+    if trailing is None:
+        return ""
+    lead = (
+        f"Version {trailing.model_version}, trailing {format_duration(trailing.end - trailing.start)}: "
+        f"**{trailing.rows:,} labels** known from {trailing.start:%Y-%m-%d} to {trailing.end:%Y-%m-%d}."
+    )
+    names = sorted(metrics_for(spec.task), key=lambda name: name != spec.gate.metric)
+    rows = [
+        {
+            "metric": name,
+            "trailing": trailing.figures[name],
+            "day": "" if day is None else Figure(value=day.figures[name].value),
+        }
+        for name in names
+    ]
+    return f"{lead}\n\n{markdown_table(rows)}"
