@@ -55,13 +55,13 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
     deferred = reports_itself(context.run.tags)
     one_day = len(context.partition_keys) == 1
     bad = [report for report in listed if not report.outcome.good]
-    for report in listed:
-        if report.outcome.status in (Status.WRITTEN, Status.EQUAL, Status.BLOCKED):
-            for check in report.checks:
-                context.log_event(_evaluation(key, check, report.outcome.day))
+    news = _news(context, key, listed)
+    for report in news:
+        for check in report.checks:
+            context.log_event(_evaluation(key, check, report.outcome.day))
     if bad and not deferred:
         if not one_day:
-            _log_materialisations(context, key, listed)
+            _log_materialisations(context, key, news)
         days = "\n".join(f"{report.outcome.day} {report.outcome.status}: {report.outcome.reason}" for report in bad)
         raise dg.Failure(
             f"{key.to_user_string()} could not be materialised for {len(bad)} days\n{days}", allow_retries=False
@@ -72,7 +72,7 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
         )
         return
     if deferred:
-        _log_materialisations(context, key, listed)
+        _log_materialisations(context, key, news)
         yield dg.MaterializeResult(asset_key=key)
         return
     yield dg.MaterializeResult(asset_key=key)
@@ -97,11 +97,28 @@ def report_whole(
     yield from checks
 
 
+def _news(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Sequence[DayReport]) -> list[DayReport]:
+    """The days that Dagster must hear of: those computed or blocked now, and those of which it knows another version.
+
+    The latter are left by a run that died after writing a day and before telling.
+    """
+    told: Mapping[str, Mapping[str, str]] = {}
+    if any(report.outcome.status is Status.UNCHANGED for report in reports):
+        told = context.instance.event_log_storage.get_latest_tags_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+        )
+
+    def is_news(report: DayReport) -> bool:
+        if report.outcome.status is Status.UNCHANGED:
+            return told.get(report.outcome.day, {}).get(DATA_VERSION_TAG) != report.data_version
+        return report.outcome.status is not Status.WAITING
+
+    return [report for report in reports if is_news(report)]
+
+
 def _log_materialisations(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Sequence[DayReport]) -> None:
-    seen = context.instance.get_materialized_partitions(key)
     for report in reports:
-        known = report.outcome.status is Status.UNCHANGED and report.outcome.day in seen
-        if report.outcome.good and not known:
+        if report.outcome.good:
             context.log_event(_materialisation(key, report))
 
 

@@ -11,6 +11,8 @@ from ml_platform.stores.model_tables import build_training_set
 from ml_platform_tests.loop.homes import FLIGHTS, Home
 
 THREE_WEEKS = "2013-01-22"
+ELEVEN_DAYS = "2013-01-11"
+"""Longer than the longest look-back, so that days depend on days that came in another run."""
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,15 @@ def three_weeks(tmp_path_factory: pytest.TempPathFactory, manifests: Path) -> Ho
     assert watermark is not None
     for model in FLIGHTS.models:
         build_training_set(home.lake, home.features, model, watermark)
+    return home
+
+
+@pytest.fixture(scope="session")
+def eleven_days(tmp_path_factory: pytest.TempPathFactory, manifests: Path) -> Home:
+    """A home that tests only read: landed by the day, in order, brought up to date once."""
+    home = Home.at(tmp_path_factory.mktemp("eleven_days"), manifests)
+    home.land(until=ELEVEN_DAYS)
+    home.catch_up()
     return home
 
 

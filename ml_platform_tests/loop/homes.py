@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ FLIGHTS = load_dataset(Path(ml_platform.__file__).parent / "defs" / "nyc_flights
 
 Contents = dict[str, dict[str, str]]
 """By table and partition, the hash of its content."""
+
+
+def small(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """A declaration cut to what three weeks of flights and a test's patience allow; ``changes`` by field."""
+    windows = {"training": timedelta(days=30), "folds": 2, "fold_length": timedelta(days=2), "minimum_rows": 1000}
+    tuning = {"trials": 3, "max_rounds": 40, "early_stopping_rounds": 10, "startup_trials": 2}
+    update = {
+        "windows": spec.windows.model_copy(update={**windows, "holdout": timedelta(days=3)}),
+        "tuning": spec.tuning.model_copy(update=tuning),
+        **changes,
+    }
+    return spec.model_copy(update=update)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ raw tables, features and labels must then hold the same rows, by day.
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from ml_platform.defs.nyc_flights.replay import Awkward, Delivery, deliver, planned_deliveries
+from ml_platform_tests.loop.conftest import ELEVEN_DAYS
 from ml_platform_tests.loop.homes import Contents, Home
 
-UNTIL = "2013-01-11"
-"""Longer than the longest look-back, so that days depend on days that came in another run."""
+UNTIL = ELEVEN_DAYS
 
 CORRECTED = ["2013-01-02", "2013-01-06"]
 
@@ -22,17 +21,8 @@ NewHome = Callable[[str], Home]
 
 
 @pytest.fixture(scope="module")
-def at_once(tmp_path_factory: pytest.TempPathFactory, manifests: Path) -> Home:
-    """Landed by the day, in order, brought up to date once."""
-    home = Home.at(tmp_path_factory.mktemp("at_once"), manifests)
-    home.land(until=UNTIL)
-    home.catch_up()
-    return home
-
-
-@pytest.fixture(scope="module")
-def expected(at_once: Home) -> Contents:
-    return at_once.contents()
+def expected(eleven_days: Home) -> Contents:
+    return eleven_days.contents()
 
 
 def by_the_hour(home: Home) -> None:
@@ -101,17 +91,17 @@ def pieces(files: list[Delivery], rng: random.Random) -> Iterator[Delivery]:
     ],
 )
 def test_tables_are_equal_however_events_arrive(
-    arrive: Callable[[Home], None], new_home: NewHome, at_once: Home, expected: Contents
+    arrive: Callable[[Home], None], new_home: NewHome, eleven_days: Home, expected: Contents
 ) -> None:
     home = new_home("arrived")
     arrive(home)
     assert home.contents() == expected
     assert home.plan().stale == {}
     for table in expected:
-        assert home.rows(table).equals(at_once.rows(table)), table
+        assert home.rows(table).equals(eleven_days.rows(table)), table
 
 
-def test_corrections_delivered_later_end_as_if_landed_at_once(new_home: NewHome, expected: Contents) -> None:
+def test_corrections_delivered_later_end_as_if_landed_eleven_days(new_home: NewHome, expected: Contents) -> None:
     corrected = Awkward(corrections=CORRECTED)
     straight, later = new_home("straight"), new_home("later")
     straight.land(until=UNTIL, awkward=corrected)
