@@ -1,13 +1,17 @@
 """The asset of a raw table: landed files that kept their contract."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
-from ml_platform.assets.metadata import contract_columns, day_metadata, sample_rows, table_definition
+from ml_platform.assets.metadata import contract_columns, day_metadata, picture, sample_rows, table_definition
 from ml_platform.automation.calendar import daily
+from ml_platform.core import plots
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.resources.platform import Platform
@@ -16,6 +20,18 @@ from ml_platform.stores.ingest import ingest, raw_table
 from ml_platform.stores.lake import WHOLE
 
 CONTRACT = "contract"
+
+_FOLLOWED = (
+    "valid_rows",
+    "quarantined_rows",
+    "duplicate_rows",
+    "completeness",
+    "validity",
+    "uniqueness",
+    "timeliness",
+    "consistency",
+)
+"""The figures of :class:`ml_platform.core.quality.Quality` that are drawn."""
 
 
 def table_asset(spec: TableSpec, dataset: DatasetSpec) -> dg.AssetsDefinition:
@@ -57,14 +73,31 @@ def table_asset(spec: TableSpec, dataset: DatasetSpec) -> dg.AssetsDefinition:
             (outcome,) = ingest(platform.lake, platform.landing, spec, [WHOLE])
             yield from _report_reference(context, key, outcome)
             return
-        outcomes = ingest(platform.lake, platform.landing, spec, context.partition_keys)
-        yield from report_days(context, key, [_report(outcome) for outcome in outcomes])
+        reports = [
+            _report(outcome) for outcome in ingest(platform.lake, platform.landing, spec, context.partition_keys)
+        ]
+        written = [n for n, report in enumerate(reports) if report.outcome.status is Status.WRITTEN]
+        if written:
+            newest = reports[written[-1]]
+            history = picture(_quality_history(platform, spec), "quality by day")
+            reports[written[-1]] = replace(newest, metadata={"history": history, **newest.metadata})
+        yield from report_days(context, key, reports)
 
     return raw
 
 
 def _report(outcome: Outcome) -> DayReport:
     return DayReport(outcome, day_metadata(outcome), _contract_check(outcome))
+
+
+def _quality_history(platform: Platform, spec: TableSpec) -> bytes:
+    """The figures of every day that stands, by event time: Dagster's own plots end at the newest declared day."""
+    days = [
+        {"day": date.fromisoformat(day), **{name: state.facts[name] for name in _FOLLOWED if name in state.facts}}
+        for day, state in platform.lake.partitions(raw_table(spec)).items()
+        if state.facts
+    ]
+    return plots.quality_over_time(pl.DataFrame(days), title=f"{spec.name}: deliveries by the day they became known")
 
 
 def _contract_check(outcome: Outcome) -> Sequence[CheckResult]:

@@ -148,7 +148,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             **{name: picture(image, name.replace("_", " ")) for name, image in images.items()},
             "version": candidate.version,
             "compared_with_champion": rival.version if rival else "none",
-            "mlflow_run": dg.MetadataValue.url(candidate.run_url),
+            "mlflow": wording.mlflow_links(candidate),
             **figures,
         }
         yield from report_whole(context, key, digest(state.content_hash, str(candidate.version)), metadata)
@@ -202,9 +202,8 @@ def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 "trained_through": dg.MetadataValue.timestamp(current.trained_through),
                 "training_rows": current.provenance.training_rows,
                 "evaluated_rows": figures.pop("rows"),
-                "model": dg.MetadataValue.url(current.url),
-                "mlflow_run": dg.MetadataValue.url(current.run_url),
-                **figures,
+                "mlflow": wording.mlflow_links(current),
+                **{name: value for name, value in figures.items() if name != "champion_rows"},
             }
         version = "none" if current is None else f"{current.version}:{current.model_hash}"
         yield from report_whole(context, key, version, metadata)
@@ -378,6 +377,5 @@ def _version_metadata(version: ModelVersion) -> dict[str, Any]:
         "trained_through": dg.MetadataValue.timestamp(version.trained_through),
         "model_hash": version.model_hash,
         "training_set_delta_version": version.provenance.training_set_version,
-        "model": dg.MetadataValue.url(version.url),
-        "mlflow_run": dg.MetadataValue.url(version.run_url),
+        "mlflow": wording.mlflow_links(version),
     }

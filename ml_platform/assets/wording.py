@@ -4,6 +4,8 @@ Dagster's UI shows markdown of fewer than :data:`SHOWN_IN_PLACE` characters in p
 click, so what people come for is kept short, and tables of everything are texts of their own.
 """
 
+import dagster as dg
+
 from ml_platform.assets.metadata import markdown_table
 from ml_platform.core.bootstrap import Figure
 from ml_platform.core.durations import format_duration
@@ -42,6 +44,11 @@ def explanation(champion: ModelVersion, promotion: LedgerEntry, settings: Settin
         f"**Since then:** [performance]({assets}/performance_report), [drift]({assets}/drift_report). "
         f"**More:** [model card]({card}), [evaluation]({evaluation})."
     )
+
+
+def mlflow_links(version: ModelVersion) -> dg.MarkdownMetadataValue:
+    """A version and its run in the MLflow UI, by name: their addresses would be wider than the page."""
+    return dg.MetadataValue.md(f"[version {version.version}]({version.url}), [its run]({version.run_url})")
 
 
 def decision(entry: LedgerEntry) -> str:

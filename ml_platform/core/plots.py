@@ -199,12 +199,42 @@ def metric_over_time(history: pl.DataFrame, *, metric: str, unit: str, title: st
             axes.plot(part["time"], part["value"], marker="o", color=colour, label=str(part["group"][0]))
             if {"low", "high"} <= set(part.columns):
                 low, high = part["low"].cast(pl.Float64).to_numpy(), part["high"].cast(pl.Float64).to_numpy()
+                if part.height == 1:
+                    axes.vlines(part["time"].to_numpy(), low, high, color=colour)
                 axes.fill_between(part["time"].to_numpy(), low, high, color=colour, alpha=0.2)
-        axes.set(xlabel="event time (UTC)", ylabel=f"{metric} ({unit})")
-        axes.tick_params(axis="x", rotation=30)
+        axes.set(ylabel=f"{metric} ({unit})")
+        if named["time"].n_unique() == 1:
+            moment = named["time"].to_numpy()[0]
+            axes.set_xlim(moment - np.timedelta64(7, "D"), moment + np.timedelta64(7, "D"))
+        _event_time(axes)
         axes.legend()
 
     return _png(title, draw)
+
+
+def quality_over_time(days: pl.DataFrame, *, title: str) -> bytes:
+    """Rows and shares of quality by day of delivery, one above the other.
+
+    Args:
+        days: ``day`` (date) and numbers by day: those named ``*_rows`` are counts, the others shares between 0 and 1.
+        title: the picture's title.
+    """
+    ordered = days.sort("day")
+    counts = [name for name in ordered.columns if name.endswith("_rows")]
+    shares = [name for name in ordered.columns if name != "day" and name not in counts]
+
+    def draw_lines(names: Sequence[str], label: str) -> "Callable[[Axes], None]":
+        def draw(axes: "Axes") -> None:
+            for name, colour in zip(names, _colours(len(names)), strict=True):
+                said = name.removesuffix("_rows").replace("_", " ")
+                axes.plot(ordered["day"], ordered[name], marker=".", color=colour, label=said)
+            axes.set(ylabel=label)
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+            _event_time(axes)
+
+        return draw
+
+    return _png(title, draw_lines(counts, "rows"), draw_lines(shares, "share"), stacked=True)
 
 
 def drift_bars(psi: Mapping[str, float], *, threshold: float, title: str) -> bytes:
@@ -232,8 +262,8 @@ def report_plots(report: EvaluationReport) -> dict[str, bytes]:
     return {name: draw(report) for name, draw in drawn.items()}
 
 
-def _png(title: str, *draws: "Callable[[Axes], None]", height: float = 5.0) -> bytes:
-    """One panel per drawing function, side by side."""
+def _png(title: str, *draws: "Callable[[Axes], None]", height: float = 5.0, stacked: bool = False) -> bytes:
+    """One panel per drawing function, side by side or one above the other."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -244,7 +274,7 @@ def _png(title: str, *draws: "Callable[[Axes], None]", height: float = 5.0) -> b
         canvas: Canvas = Canvas(figsize=(WIDTH_PIXELS / _DPI, height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(canvas)
         for number, draw in enumerate(draws, start=1):
-            axes = canvas.add_subplot(1, len(draws), number)
+            axes = canvas.add_subplot(*((len(draws), 1) if stacked else (1, len(draws))), number)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
             draw(axes)
@@ -266,6 +296,16 @@ def _error_bars(
         axes.errorbar(values, places, xerr=ends, **style)
     else:
         axes.errorbar(places, values, yerr=ends, **style)
+
+
+def _event_time(axes: "Axes") -> None:
+    """Label the x axis with as few dates as say which days these are."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    ticks = AutoDateLocator(minticks=2, maxticks=8)
+    axes.xaxis.set_major_locator(ticks)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(ticks))
+    axes.set(xlabel="event time (UTC)")
 
 
 def _defined(value: float | None) -> float:

@@ -84,6 +84,14 @@ def test_a_metric_is_drawn_over_event_time(with_interval, stamped):
     assert_picture(plots.metric_over_time(history.drop("group"), metric="auc", unit="probability", title="auc"))
 
 
+def test_rows_and_shares_of_quality_are_drawn_by_day():
+    days = pl.DataFrame({"day": [date(2020, 1, 1), date(2020, 1, 2)], "valid_rows": [9, 10], "validity": [0.9, 1.0]})
+    png = plots.quality_over_time(days, title="deliveries")
+    assert_picture(png)
+    worse = days.with_columns(validity=pl.Series([0.5, 1.0]))
+    assert png != plots.quality_over_time(worse, title="deliveries")
+
+
 def test_drifted_columns_stand_out():
     png = plots.drift_bars({"load": 0.4, "depot": 0.05}, threshold=0.2, title="drift")
     assert_picture(png)
