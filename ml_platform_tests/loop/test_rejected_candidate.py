@@ -1,0 +1,87 @@
+"""Only what was promoted predicts: a candidate that its gates reject leaves no trace in predictions.
+
+Three candidates through real runs: rejected, promoted, rejected. The declarations differ in gate and seed alone.
+"""
+
+import dagster as dg
+import polars as pl
+
+from ml_platform.automation.jobs import loop_job_name
+from ml_platform.core.model_spec import Baseline, ModelSpec, PromotionGate
+from ml_platform.stores.ledger import Ledger
+from ml_platform.stores.models import ModelStore
+from ml_platform_tests.loop.homes import FLIGHTS, Home, small
+
+MODEL = "flight_delay"
+ONE_TRIAL = {"trials": 1, "max_rounds": 40, "early_stopping_rounds": 10, "startup_trials": 1}
+IMPOSSIBLE = PromotionGate(metric="auc", floor={"auc": 0.9999})
+LENIENT = PromotionGate(
+    metric="auc", floor={"auc": 0.5}, slice_max_drop=1.0, protected_max_gap=1.0, latency_budget_ms=10_000
+)
+
+
+def declared(gate: PromotionGate, seed: int) -> ModelSpec:
+    spec = FLIGHTS.model(MODEL)
+    easy = Baseline(by=("aircraft_engines",))
+    return small(spec, gate=gate, seed=seed, baseline=easy, tuning=spec.tuning.model_copy(update=ONE_TRIAL))
+
+
+def train(home: Home) -> None:
+    result = home.run(None, job=f"{MODEL}_training")
+    assert result.success, result.all_events
+
+
+def land_and_run(home: Home, until: str) -> dg.ExecuteInProcessResult:
+    """The daily chain over what has landed since; features that nothing here needs are brought up by the stores."""
+    home.land(until=until)
+    days = home.plan().days
+    assert days is not None
+    home.catch_up()
+    result = home.run([f"{MODEL}/predictions", f"{MODEL}/performance_report"], days)
+    assert result.success
+    return result
+
+
+def predicted_by(home: Home) -> dict[int, int]:
+    """Predictions by the version that made them."""
+    table = f"{MODEL}/predictions"
+    if not home.lake.exists(table):
+        return {}
+    return dict(home.lake.read(table)["model_version"].value_counts().iter_rows())
+
+
+def test_what_was_rejected_never_predicts(home: Home) -> None:
+    first = home.with_models(declared(IMPOSSIBLE, seed=1))
+    land_and_run(first, "2013-01-13")
+    train(first)
+    land_and_run(first, "2013-01-14")
+    ledger, store = Ledger(home.lake), ModelStore(home.settings)
+    assert ledger.history(MODEL)["promoted"].to_list() == [False]
+    assert store.champion(MODEL) is None
+    assert predicted_by(home) == {}
+
+    second = home.with_models(declared(LENIENT, seed=2))
+    train(second)
+    land_and_run(second, "2013-01-15")
+    champion = store.champion(MODEL)
+    assert champion is not None, ledger.history(MODEL)["reason"].to_list()
+    assert champion.version == 2
+    before = predicted_by(home)
+    assert set(before) == {2}
+
+    third = home.with_models(declared(IMPOSSIBLE, seed=3))
+    train(third)
+    assert store.candidate(MODEL).version == 3  # type: ignore[union-attr]
+    entry = ledger.latest(MODEL)
+    assert entry is not None
+    assert (entry.version, entry.promoted) == (3, False)
+    assert "0.9999" in entry.reason
+    land_and_run(third, "2013-01-17")
+    after = predicted_by(home)
+    assert set(after) == {2}
+    assert after[2] > before[2] + 1000
+    assert store.champion(MODEL) == champion
+    predictions = home.lake.read(f"{MODEL}/predictions")
+    assert predictions.filter(pl.col("prediction_time") <= champion.trained_through).is_empty()
+    reported = home.lake.read(f"{MODEL}/performance_report")
+    assert set(reported["model_version"]) == {2}
