@@ -45,8 +45,8 @@ check-imports: $(DEV)
 	$(BIN)/lint-imports --no-logo
 
 check-definitions: $(DEV)
-	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/dagster" && \
-	ML_PLATFORM_HOME="$$home" DAGSTER_HOME="$$home/dagster" DAGSTER_DISABLE_TELEMETRY=1 \
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/dagster" && touch "$$home/dagster/dagster.yaml" && \
+	ML_PLATFORM_HOME="$$home" DAGSTER_HOME="$$home/dagster" DAGSTER_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore \
 	$(BIN)/dagster definitions validate --workspace workspace.yaml --log-level warning && echo "Definitions are valid."
 
 format: $(DEV) ## Format the code and mend what the linter can mend
