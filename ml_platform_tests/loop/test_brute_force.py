@@ -238,6 +238,11 @@ def recomputed(files: Files, flight_id: str) -> Features:
     return found
 
 
+def same(given: Any, by_hand: Any) -> bool:
+    """Whether two values are equal, but for the last digits of a floating point number."""
+    return given == (pytest.approx(by_hand, rel=1e-12) if isinstance(by_hand, float) else by_hand)
+
+
 @pytest.fixture(scope="module")
 def files(three_weeks: Home) -> Files:
     return Files(three_weeks.landed)
@@ -263,9 +268,8 @@ def test_training_rows_are_what_plain_python_makes_of_the_files(three_weeks: Hom
         assert minutes[row["flight_id"]] == delay[row["flight_id"]]
         assert set(row) - {"flight_id"} == set(expected)
         for name, value in expected.items():
-            given = row[name]
-            right = given == pytest.approx(value, rel=1e-12) if isinstance(value, float) else given == value
-            assert right, f"{row['flight_id']} at {row['prediction_time']}: {name} is {given}, by hand {value}"
+            said = f"{row['flight_id']} at {row['prediction_time']}: {name} is {row[name]}, by hand {value}"
+            assert same(row[name], value), said
             filled[name] = filled.get(name, 0) + (value is not None)
     assert min(filled.values()) > 10, f"hardly ever there, so hardly tested: {min(filled, key=lambda n: filled[n])}"
 

@@ -6,7 +6,6 @@ Three candidates through real runs: rejected, promoted, rejected. The declaratio
 import dagster as dg
 import polars as pl
 
-from ml_platform.automation.jobs import loop_job_name
 from ml_platform.core.model_spec import Baseline, ModelSpec, PromotionGate
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.models import ModelStore
