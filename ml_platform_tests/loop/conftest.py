@@ -57,3 +57,10 @@ def home(tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch) -> Ho
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     return made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole homes are made in set-ups here: on a busy machine that takes minutes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
