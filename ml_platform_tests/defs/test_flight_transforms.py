@@ -147,6 +147,7 @@ def weather(count: int) -> pl.DataFrame:
         {
             "origin": ["EWR"] * count,
             "known_at": [DAY + timedelta(hours=n) for n in range(count)],
+            "observed_at": [DAY + timedelta(hours=n - 1) for n in range(count)],
             **dict.fromkeys(
                 ("temp_f", "dewp_f", "humid_pct", "wind_speed_mph", "wind_gust_mph", "pressure_mb", "visibility_miles"),
                 numbers,
@@ -154,8 +155,15 @@ def weather(count: int) -> pl.DataFrame:
             "wind_dir_degrees": list(range(count)),
             "precip_inches": [0.1] * count,
         },
-        schema_overrides={"known_at": UTC_US},
+        schema_overrides={"known_at": UTC_US, "observed_at": UTC_US},
     )
+
+
+def test_of_observations_reported_at_once_the_newest_counts() -> None:
+    view = bind(load_dataset(FOLDER).views["weather_at_origin"], FOLDER)
+    older = weather(1).with_columns(pl.col("observed_at") - pl.duration(hours=3), temp_f=99.0)
+    result = view({"weather": pl.concat([older, weather(1)])}, START, END)
+    assert result["temp_f"].to_list() == [0.0]
 
 
 def test_the_weather_of_three_hours_is_of_three_reports() -> None:
