@@ -6,7 +6,9 @@ raw tables, features and labels must then hold the same rows, by day.
 
 import random
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
+import polars as pl
 import pytest
 
 from ml_platform.defs.nyc_flights.replay import Awkward, Delivery, deliver, planned_deliveries
@@ -102,6 +104,22 @@ def test_tables_are_equal_however_events_arrive(
     assert home.plan().stale == {}
     for table in expected:
         assert home.rows(table).equals(eleven_days.rows(table)), table
+
+
+def test_within_a_day_tables_hold_what_they_hold_in_the_end_up_to_the_watermark(
+    new_home: NewHome, eleven_days: Home
+) -> None:
+    home = new_home("within")
+    hours = planned_deliveries(until=UNTIL, every="1h")
+    ahead = [file for file in hours if file.table in ("arrivals", "weather")]
+    list(deliver(home.landed, ahead))
+    home.land(until="2013-01-09T07", every="1h")
+    watermark = home.catch_up().watermark
+    assert watermark == datetime(2013, 1, 9, 7, tzinfo=UTC)
+    stamps = {f"features/{view}": "event_timestamp" for view in home.dataset.views}
+    for table, column in {**stamps, "flight_delay/labels": "label_time"}.items():
+        expected = eleven_days.rows(table).filter(pl.col(column) < watermark)
+        assert home.rows(table).equals(expected), table
 
 
 def test_corrections_delivered_later_end_as_if_landed_eleven_days(new_home: NewHome, expected: Contents) -> None:
