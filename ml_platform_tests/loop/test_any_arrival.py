@@ -33,7 +33,7 @@ def by_the_hour(home: Home) -> None:
 
 
 def by_the_day_in_several_runs(home: Home) -> None:
-    for until in ("2013-01-02", "2013-01-05", UNTIL):
+    for until in ("2013-01-03", "2013-01-10", UNTIL):
         home.land(until=until)
         home.catch_up()
 
@@ -122,7 +122,7 @@ def test_within_a_day_tables_hold_what_they_hold_in_the_end_up_to_the_watermark(
         assert home.rows(table).equals(expected), table
 
 
-def test_corrections_delivered_later_end_as_if_landed_eleven_days(new_home: NewHome, expected: Contents) -> None:
+def test_corrections_delivered_later_end_as_if_landed_at_once(new_home: NewHome, expected: Contents) -> None:
     corrected = Awkward(corrections=CORRECTED)
     straight, later = new_home("straight"), new_home("later")
     straight.land(until=UNTIL, awkward=corrected)
