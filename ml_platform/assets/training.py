@@ -143,7 +143,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         url = platform.reports.evaluation(report, candidate.version, images)
         metadata = {
             "summary": dg.MetadataValue.md(wording.evaluation_summary(report, candidate.version)),
-            "report": dg.MetadataValue.url(url),
+            "report": dg.MetadataValue.md(f"[evaluation of version {candidate.version}]({url})"),
             "metrics": dg.MetadataValue.md(wording.metrics_table(report)),
             **{name: picture(image, name.replace("_", " ")) for name, image in images.items()},
             "version": candidate.version,
