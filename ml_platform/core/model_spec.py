@@ -80,7 +80,7 @@ class Tuning(Spec):
     max_rounds: int = Field(default=400, ge=1)
     early_stopping_rounds: int = Field(default=30, ge=1)
     startup_trials: int = Field(default=5, ge=0)
-    threads: int = Field(default=2, ge=1, description="Fixed, so that the same data gives the same bytes.")
+    threads: int = Field(default=2, ge=1, description="CPU threads of a fit, and of the folds of a trial between them.")
     search: dict[str, SearchRange] = Field(min_length=1)
     fixed: dict[str, int | float | str | bool] = Field(default_factory=dict)
 

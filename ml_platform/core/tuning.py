@@ -7,6 +7,7 @@ passes in. One worker per study: a trial found running belongs to a process that
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,10 @@ def tune(
 
     A study that exists under ``study_name`` is resumed: its finished trials count, those a killed
     process left running are failed and run again with the same draw, so that a resumed study ends as an
-    uninterrupted one. Every trial boosts all folds side by side; the median pruner sees the mean of
-    their validation losses, and a trial stops when no new best mean came for ``early_stopping_rounds``. Bins are
-    made once from all of ``train`` (feature quantiles, never labels, are shared between folds).
+    uninterrupted one. Every trial boosts all folds side by side, on ``tuning.threads`` threads between them; the
+    median pruner sees the mean of their validation losses, and a trial stops when no new best mean came for
+    ``early_stopping_rounds``. Bins are made once from all of ``train`` (feature quantiles, never labels, are shared
+    between folds).
 
     Args:
         spec: the declaration; ``tuning``, ``windows``, ``denied`` and ``seed`` matter here.
@@ -137,10 +139,14 @@ def tune(
         study.tell(zombie.number, state=TrialState.FAIL)
     finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     if finished < spec.tuning.trials:
-        objective = partial(_objective, spec, *_fold_data(spec, train.sort(spec.keys), features))
-        for index in range(finished, spec.tuning.trials):
-            study.sampler = _sampler(spec, index)
-            on_trial(_run(study, objective, spec.tuning.trials))
+        data = _fold_data(spec, train.sort(spec.keys), features)
+        threads = max(1, spec.tuning.threads // len(data))
+        workers = ThreadPoolExecutor(min(spec.tuning.threads, len(data)), initializer=_set_up, initargs=(threads,))
+        with workers:
+            objective = partial(_objective, spec, {**base_params(spec), "num_threads": threads}, workers, data)
+            for index in range(finished, spec.tuning.trials):
+                study.sampler = _sampler(spec, index)
+                on_trial(_run(study, objective, spec.tuning.trials))
     return _result(spec, study)
 
 
@@ -165,8 +171,8 @@ def _sampler(spec: ModelSpec, index: int) -> "optuna.samplers.BaseSampler":
 FoldData = tuple["lgb.Dataset", "lgb.Dataset"]
 
 
-def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) -> tuple["lgb.Dataset", list[FoldData]]:
-    """All rows binned, and each fold's training and validation part of them."""
+def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) -> list[FoldData]:
+    """Each fold's training and validation part of rows binned together."""
     binned = dataset(spec, train, features, learn_categories(train, features))
 
     def part(rows: Any) -> "lgb.Dataset":
@@ -175,15 +181,35 @@ def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) ->
     def both(fold: Fold) -> FoldData:
         return part(fold.train_rows), part(fold.validation_rows)
 
-    return binned, [both(fold) for fold in folds(train, spec.windows)]
+    return [both(fold) for fold in folds(train, spec.windows)]
 
 
-def _objective(spec: ModelSpec, binned: "lgb.Dataset", data: list[FoldData], trial: "optuna.Trial") -> float:
-    """Mean validation loss of a trial's parameters at its best round."""
+def _set_up(threads: int) -> None:
+    """Silence LightGBM in a worker: its verbosity is the thread's, set whenever parameters are read there.
+
+    Its number of threads is the process's and set likewise, so it is said here as everywhere.
+    """
+    import lightgbm as lgb
+
+    lgb.Dataset(np.zeros((1, 1)), params={"verbosity": -1, "num_threads": threads}).construct()
+
+
+def _objective(
+    spec: ModelSpec,
+    base: Params,
+    workers: ThreadPoolExecutor,
+    data: list[FoldData],
+    trial: "optuna.Trial",
+) -> float:
+    """Mean validation loss of a trial's parameters at its best round.
+
+    Threads go to folds first. Two threads on one fold wait for each other at every node of every tree: fold after
+    fold so took twice as long as one thread for each.
+    """
     import lightgbm as lgb
     import optuna
 
-    params: Params = {**base_params(spec), **suggest(spec, trial)}
+    params: Params = {**base, **suggest(spec, trial)}
     boosters = [lgb.Booster(params=dict(params), train_set=training) for training, _ in data]
     for booster, (_, validation) in zip(boosters, data, strict=True):
         booster.add_valid(validation, "validation")
@@ -191,9 +217,7 @@ def _objective(spec: ModelSpec, binned: "lgb.Dataset", data: list[FoldData], tri
     learning_rate = float(params.get("learning_rate", 0.1))
     best = 0
     for round_ in range(spec.tuning.max_rounds):
-        for fold, booster in enumerate(boosters):
-            booster.update()
-            _, metric, curves[round_, fold] = booster.eval_valid()[0][:3]
+        metrics, curves[round_] = zip(*workers.map(_boost, boosters), strict=True)
         if curves[round_].mean() < curves[best].mean():
             best = round_
         # Trials are compared at equal learning_rate * rounds: by rounds alone, slow learners would be pruned for that.
@@ -205,10 +229,17 @@ def _objective(spec: ModelSpec, binned: "lgb.Dataset", data: list[FoldData], tri
                 raise optuna.TrialPruned
         if round_ - best >= spec.tuning.early_stopping_rounds:
             break
-    trial.set_user_attr("metric", metric)
+    trial.set_user_attr("metric", metrics[0])
     trial.set_user_attr("rounds", int(np.median(curves.argmin(axis=0) + 1)))
     trial.set_user_attr("fold_values", [float(value) for value in curves[best]])
     return float(curves[best].mean())
+
+
+def _boost(booster: "lgb.Booster") -> tuple[str, float]:
+    """One more round, and the validation loss after it: the metric's name and value."""
+    booster.update()
+    _, metric, value, _ = booster.eval_valid()[0]
+    return metric, value
 
 
 def suggest(spec: ModelSpec, trial: "optuna.Trial") -> Params:
