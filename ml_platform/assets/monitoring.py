@@ -41,10 +41,10 @@ def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     columns = [
         Column(REPORTED_DAY, "timestamp", "First instant of the day reported on.", "UTC", nullable=False),
         Column("model_version", "integer", "Version that predicted.", nullable=False),
-        Column("window", "text", "`day`, or `trailing` for the window that ends with the day.", nullable=False),
-        Column("start", "timestamp", "Beginning of the window, by label time.", "UTC", nullable=False),
-        Column("end", "timestamp", "End of the window, exclusive.", "UTC", nullable=False),
-        Column("rows", "integer", "Predictions with a label known in the window.", "rows", nullable=False),
+        Column("period", "text", "`day`, or `trailing` for the window that ends with the day.", nullable=False),
+        Column("period_start", "timestamp", "Beginning of the period, by label time.", "UTC", nullable=False),
+        Column("period_end", "timestamp", "End of the period, exclusive.", "UTC", nullable=False),
+        Column("rows", "integer", "Predictions with a label known in the period.", "rows", nullable=False),
         Column("metric", "text", "Which figure.", nullable=False),
         Column("value", "number", "The figure; empty where it is not defined."),
         Column("low", "number", "Lower end of its bootstrap interval."),
@@ -91,7 +91,7 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     key = model.key("drift_report")
     columns = [
         Column(REPORTED_DAY, "timestamp", "First instant of the day reported on.", "UTC", nullable=False),
-        Column("column", "text", "A feature, or `score` for the predictions.", nullable=False),
+        Column("column_name", "text", "A feature, or `score` for the predictions.", nullable=False),
         Column("psi", "number", "Population stability index over all rows.", nullable=False),
         Column("noise", "number", "What chance alone gives between samples of these sizes."),
         Column("threshold", "number", "PSI from which the column counts as drifted."),
@@ -192,7 +192,7 @@ def _performance_history(platform: Platform, model: ModelIdentity) -> bytes:
     judged = metric(model.spec.gate.metric, model.spec.task)
     window = format_duration(model.spec.retrain.performance_window)
     rows = platform.lake.read(performance_table(model.spec)).filter(
-        pl.col("metric") == judged.name, pl.col("window") == "trailing", pl.col("value").is_not_null()
+        pl.col("metric") == judged.name, pl.col("period") == "trailing", pl.col("value").is_not_null()
     )
     history = rows.select(
         pl.col(REPORTED_DAY).alias("time"),

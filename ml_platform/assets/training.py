@@ -346,7 +346,9 @@ def _evaluation_history(platform: Platform, model: ModelIdentity) -> bytes:
         pl.col("section") == "metric", pl.col("name") == judged.name, pl.col("value").is_not_null()
     )
     return plots.metric_over_time(
-        rows.select(pl.col("evaluated_at_watermark").alias("time"), "value", "low", "high", "group"),
+        rows.select(
+            pl.col("evaluated_at_watermark").alias("time"), "value", "low", "high", pl.col("subject").alias("group")
+        ),
         metric=judged.name,
         unit=judged.unit,
         title=f"{spec.name}: {judged.name} of every candidate on its held-out rows",

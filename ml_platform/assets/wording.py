@@ -36,7 +36,7 @@ def explanation(champion: ModelVersion, promotion: LedgerEntry, settings: Settin
     card, evaluation = (reports.url(name, kind, f"version_{champion.version}") for kind in ("model_card", "evaluation"))
     return (
         f"**Version {champion.version} is champion since {promotion.decided_at_watermark:%Y-%m-%d %H:%M} UTC** "
-        f"({promotion.rule.replace('_', ' ')}, by {promotion.by}).\n\n"
+        f"({promotion.rule.replace('_', ' ')}, by {promotion.decided_by}).\n\n"
         f"**Why:** {promotion.reason}\n\n"
         f"**Trained on** {made.training_rows:,} rows with labels known up to "
         f"{champion.trained_through:%Y-%m-%d %H:%M} UTC: [training set]({assets}/training_set) version "
@@ -55,7 +55,7 @@ def decision(entry: LedgerEntry) -> str:
     """A decision and its reason."""
     verdict = "promoted" if entry.promoted else "not promoted"
     return (
-        f"Version {entry.version} **{verdict}** ({entry.rule.replace('_', ' ')}) by {entry.by}, on data up to "
+        f"Version {entry.version} **{verdict}** ({entry.rule.replace('_', ' ')}) by {entry.decided_by}, on data up to "
         f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}"
     )
 

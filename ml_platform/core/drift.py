@@ -95,7 +95,9 @@ class DriftReport:
         rows = [*self.columns, *([self.prediction] if self.prediction else [])]
         frame = pl.DataFrame([asdict(row) for row in rows], schema_overrides={"psi": pl.Float64})
         verdict = {"share": self.share, "alarm": self.drifted, "reason": self.reason}
-        return frame.rename({"name": "column"}).with_columns(pl.lit(value).alias(key) for key, value in verdict.items())
+        return frame.rename({"name": "column_name"}).with_columns(
+            pl.lit(value).alias(key) for key, value in verdict.items()
+        )
 
     def as_metadata(self) -> dict[str, int | float]:
         """The figures people follow over time."""

@@ -219,11 +219,11 @@ class EvaluationReport(_Frozen):
         return {name: value for name, value in found.items() if value is not None}
 
     def to_frame(self) -> pl.DataFrame:
-        """The report as a long table: ``section, name, group, value, low, high, rows``."""
+        """The report as a long table: ``section, name, subject, value, low, high, rows``."""
         schema = {
             "section": pl.String,
             "name": pl.String,
-            "group": pl.String,
+            "subject": pl.String,
             "value": pl.Float64,
             "low": pl.Float64,
             "high": pl.Float64,
@@ -233,7 +233,7 @@ class EvaluationReport(_Frozen):
 
     def _rows(self) -> Iterator[tuple[str, str, str | None, float | None, float | None, float | None, int | None]]:
         for result in self.metrics:
-            for section, group, found, rows in (
+            for section, subject, found, rows in (
                 ("metric", "candidate", result.candidate, self.rows),
                 ("metric", "baseline", result.baseline, self.rows),
                 ("metric", "champion", result.champion, self.champion_rows),
@@ -241,7 +241,7 @@ class EvaluationReport(_Frozen):
                 ("improvement", "champion", result.over_champion, self.champion_rows),
             ):
                 if found is not None:
-                    yield section, result.metric, group, found.value, found.low, found.high, rows
+                    yield section, result.metric, subject, found.value, found.low, found.high, rows
         for part in self.slices:
             name = f"{self.gate_metric} by {part.column}"
             yield "slice", name, part.group, part.figure.value, part.figure.low, part.figure.high, part.rows

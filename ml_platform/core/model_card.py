@@ -92,7 +92,7 @@ def _purpose(spec: ModelSpec) -> Section:
 
 
 def _decisions(cited: Sources, entries: int) -> Section:
-    fields = ("sequence", "version", "promoted", "rule", "reason", "by", "decided_at_watermark")
+    fields = ("sequence", "version", "promoted", "rule", "reason", "decided_by", "decided_at_watermark")
     rows = tuple(tuple(cited.cite("champion", i, name) for name in fields) for i in reversed(range(entries)))
     columns = ("No.", "Version", "Promoted", "Rule", "Reason", "By", "As of (event time)")
     return Section("Decisions", text=() if rows else ("No decision was made yet.",), tables=_table(columns, rows))

@@ -15,13 +15,13 @@ from ml_platform.core.bootstrap import Figure, metric_figure, resample
 from ml_platform.core.metrics import Scored, metrics_for
 from ml_platform.core.model_spec import ModelSpec, Task
 
-Window = Literal["day", "trailing"]
+Period = Literal["day", "trailing"]
 
 FRAME_SCHEMA: Mapping[str, pl.DataType] = {
     "model_version": pl.Int64(),
-    "window": pl.String(),
-    "start": pl.Datetime("us", "UTC"),
-    "end": pl.Datetime("us", "UTC"),
+    "period": pl.String(),
+    "period_start": pl.Datetime("us", "UTC"),
+    "period_end": pl.Datetime("us", "UTC"),
     "rows": pl.Int64(),
     "metric": pl.String(),
     "value": pl.Float64(),
@@ -41,7 +41,7 @@ class VersionPerformance:
     """
 
     model_version: int
-    window: Window
+    period: Period
     start: datetime
     end: datetime
     rows: int
@@ -50,27 +50,27 @@ class VersionPerformance:
 
 @dataclass(frozen=True)
 class PerformanceReport:
-    """Every version's figures, by version and window."""
+    """Every version's figures, by version and period."""
 
     versions: tuple[VersionPerformance, ...]
 
-    def of(self, window: Window, model_version: int | None = None) -> VersionPerformance | None:
+    def of(self, period: Period, model_version: int | None = None) -> VersionPerformance | None:
         """The figures of a version, by default the newest that has labelled rows; None if there are none."""
         found = [
             version
             for version in self.versions
-            if version.window == window and (version.model_version == model_version if model_version else version.rows)
+            if version.period == period and (version.model_version == model_version if model_version else version.rows)
         ]
         return max(found, key=lambda version: version.model_version, default=None)
 
     def to_frame(self) -> pl.DataFrame:
-        """One row per version, window and figure; columns as :data:`FRAME_SCHEMA`."""
+        """One row per version, period and figure; columns as :data:`FRAME_SCHEMA`."""
         rows = [
             {
                 "model_version": version.model_version,
-                "window": version.window,
-                "start": version.start,
-                "end": version.end,
+                "period": version.period,
+                "period_start": version.start,
+                "period_end": version.end,
                 "rows": version.rows,
                 "metric": name,
                 "value": figure.value,
@@ -85,8 +85,8 @@ class PerformanceReport:
     def as_metadata(self) -> dict[str, int | float]:
         """The newest version's figures: the trailing window's by name, the day's with ``_day``."""
         figures: dict[str, int | float] = {}
-        for window, suffix in (("trailing", ""), ("day", "_day")):
-            version = self.of("trailing" if window == "trailing" else "day")
+        for period, suffix in (("trailing", ""), ("day", "_day")):
+            version = self.of("trailing" if period == "trailing" else "day")
             if version is not None:
                 figures[f"labelled_rows{suffix}"] = version.rows
                 figures |= {f"{name}{suffix}": f.value for name, f in version.figures.items() if f.value is not None}
@@ -116,16 +116,16 @@ def performance(
     known = labels.filter(pl.col("label_time") < end).select(*spec.keys, "label", "label_time")
     joined = predictions.join(known, on=list(spec.keys), how="left", validate="m:1").sort("model_version", *spec.keys)
     trailing = end - spec.retrain.performance_window
-    windows: tuple[tuple[Window, datetime], ...] = (("day", start), ("trailing", trailing))
+    periods: tuple[tuple[Period, datetime], ...] = (("day", start), ("trailing", trailing))
     found = []
     for (version,), rows in joined.group_by("model_version", maintain_order=True):
-        for window, since in windows:
+        for period, since in periods:
             labelled = rows.filter(pl.col("label").is_not_null() & (pl.col("label_time") >= since))
             figures = _quality(spec, labelled)
-            if window == "trailing":
+            if period == "trailing":
                 due = rows.filter(pl.col("prediction_time").is_between(since, end, closed="left"))
                 figures |= _lateness(due, end - spec.entity_look_back)
-            found.append(VersionPerformance(int(str(version)), window, since, end, labelled.height, figures))
+            found.append(VersionPerformance(int(str(version)), period, since, end, labelled.height, figures))
     return PerformanceReport(tuple(found))
 
 

@@ -14,7 +14,7 @@ EVALUATION_COLUMNS: Mapping[str, tuple[str, str]] = {
     "evaluated_at_watermark": ("timestamp", "Event time from which it was evaluated (UTC)."),
     "section": ("text", "Kind of figure: metric, improvement, slice, calibration, importance and so on."),
     "name": ("text", "Which figure of that kind."),
-    "group": ("text", "Candidate, baseline or champion; or the slice, bin or feature."),
+    "subject": ("text", "Candidate, baseline or champion; or the slice, bin or feature."),
     "value": ("number", "The figure."),
     "low": ("number", "Lower end of its interval."),
     "high": ("number", "Upper end of its interval."),
@@ -40,4 +40,4 @@ def store_evaluation(
     )
     if lake.exists(table):
         rows = pl.concat([lake.read(table).filter(pl.col("model_version") != version), rows])
-    return lake.write(table, rows, sort_by=["model_version", "section", "name", "group"])
+    return lake.write(table, rows, sort_by=["model_version", "section", "name", "subject"])

@@ -33,7 +33,7 @@ SCHEMA: Mapping[str, pl.DataType] = {
     "gates": pl.String(),
     "decided_at_watermark": pl.Datetime("us", "UTC"),
     "decided_at": pl.Datetime("us", "UTC"),
-    "by": pl.String(),
+    "decided_by": pl.String(),
     "run_id": pl.String(),
     "sequence": pl.Int64(),
 }
@@ -58,7 +58,7 @@ class LedgerEntry:
     """One decision.
 
     ``previous_version`` is the champion before it (None: there was none), ``gates`` the gate results as
-    JSON, ``decided_at_watermark`` the event time it speaks of and ``decided_at`` the wall time, ``by`` a
+    JSON, ``decided_at_watermark`` the event time it speaks of and ``decided_at`` the wall time, ``decided_by`` a
     person or ``automation``, ``run_id`` the Dagster run, ``sequence`` its number (from 1) in the model's
     history.
     """
@@ -72,7 +72,7 @@ class LedgerEntry:
     gates: str
     decided_at_watermark: datetime
     decided_at: datetime
-    by: str
+    decided_by: str
     run_id: str
     sequence: int
 
@@ -159,7 +159,7 @@ class Ledger:
                 gates=json.dumps([asdict(gate) for gate in decision.gates]),
                 decided_at_watermark=watermark,
                 decided_at=datetime.now(UTC),
-                by=by,
+                decided_by=by,
                 run_id=run_id,
                 sequence=history.height + 1,
             )

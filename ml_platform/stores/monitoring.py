@@ -81,7 +81,7 @@ def performance_derivation(lake: Lake, spec: ModelSpec, made: dict[str, Performa
         compute=_each_day(report, {} if made is None else made),
         code_version=digest(spec.retrain.model_dump_json(), str(spec.entity_look_back)),
         time_column=REPORTED_DAY,
-        sort_by=[REPORTED_DAY, "model_version", "window", "metric"],
+        sort_by=[REPORTED_DAY, "model_version", "period", "metric"],
     )
 
 
@@ -108,7 +108,7 @@ def drift_derivation(
         compute=_each_day(report, {} if made is None else made),
         code_version=digest(spec.drift.model_dump_json(), str(version)),
         time_column=REPORTED_DAY,
-        sort_by=[REPORTED_DAY, "column"],
+        sort_by=[REPORTED_DAY, "column_name"],
     )
 
 

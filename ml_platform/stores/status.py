@@ -161,7 +161,7 @@ def drift_status(lake: Lake, spec: ModelSpec) -> DriftStatus | None:
         return None
     first = rows.row(0, named=True)
     columns = {
-        row["column"]: ColumnDriftStatus(psi=row["psi"], threshold=row["threshold"], drifted=row["drifted"])
+        row["column_name"]: ColumnDriftStatus(psi=row["psi"], threshold=row["threshold"], drifted=row["drifted"])
         for row in rows.sort("psi", descending=True).iter_rows(named=True)
     }
     scores = columns.pop("score", None)
@@ -198,8 +198,8 @@ def _model(settings: Settings, lake: Lake, spec: ModelSpec) -> ModelStatus:
     champion, latest = ledger.champion(spec.name), ledger.latest(spec.name)
     evaluation = _evaluation(lake, spec, champion)
     own, baseline = (
-        evaluation.filter(pl.col("section") == "metric", pl.col("group") == group)
-        for group in ("candidate", "baseline")
+        evaluation.filter(pl.col("section") == "metric", pl.col("subject") == subject)
+        for subject in ("candidate", "baseline")
     )
     measured_at = evaluation["evaluated_at_watermark"].max()
     metrics, intervals = _figures(own, "name")
@@ -231,7 +231,7 @@ def _evaluation(lake: Lake, spec: ModelSpec, champion: LedgerEntry | None) -> pl
     """The champion's evaluation, long; empty without one."""
     table = evaluation_table(spec)
     text, number = (
-        dict.fromkeys(("section", "name", "group"), pl.String()),
+        dict.fromkeys(("section", "name", "subject"), pl.String()),
         dict.fromkeys(("value", "low", "high"), pl.Float64()),
     )
     columns: dict[str, pl.DataType] = {
@@ -291,14 +291,14 @@ def _decision(entry: LedgerEntry) -> DecisionStatus:
         reason=entry.reason,
         decided_at_watermark=entry.decided_at_watermark,
         decided_at=entry.decided_at,
-        by=entry.by,
+        by=entry.decided_by,
         failed_gates={gate["name"]: gate["explanation"] for gate in gates if not gate["passed"]},
     )
 
 
 def _performance(lake: Lake, spec: ModelSpec, champion: LedgerEntry | None) -> PerformanceStatus | None:
     """The champion's newest trailing window; another version's while the champion's has no labels yet."""
-    rows = _newest(lake, performance_table(spec)).filter(pl.col("window") == "trailing", pl.col("rows") > 0)
+    rows = _newest(lake, performance_table(spec)).filter(pl.col("period") == "trailing", pl.col("rows") > 0)
     if rows.is_empty():
         return None
     versions = rows["model_version"].unique().sort().to_list()
@@ -308,8 +308,8 @@ def _performance(lake: Lake, spec: ModelSpec, champion: LedgerEntry | None) -> P
     metrics, intervals = _figures(own, "metric")
     return PerformanceStatus(
         model_version=version,
-        start=first["start"],
-        end=first["end"],
+        start=first["period_start"],
+        end=first["period_end"],
         rows=first["rows"],
         metrics=metrics,
         metric_intervals=intervals,
@@ -320,7 +320,7 @@ def _newest(lake: Lake, table: str) -> pl.DataFrame:
     """The rows of a report table's newest reported day."""
     days = [name for name, state in lake.partitions(table).items() if state.rows]
     if not days:
-        return pl.DataFrame(schema={"window": pl.String, "rows": pl.Int64})
+        return pl.DataFrame(schema={"period": pl.String, "rows": pl.Int64})
     frame = lake.scan(table).filter(pl.col("day").cast(pl.String) == max(days)).collect()
     return frame.filter(pl.col(REPORTED_DAY) == pl.col(REPORTED_DAY).max())
 

@@ -32,7 +32,7 @@ ENTRY = LedgerEntry(
     gates=json.dumps(GATES),
     decided_at_watermark=APRIL,
     decided_at=datetime(2026, 11, 21, tzinfo=UTC),
-    by="automation",
+    decided_by="automation",
     run_id="run",
     sequence=3,
 )

@@ -89,7 +89,7 @@ def test_shifted_scores_alone_are_an_alarm() -> None:
     assert report.drifted
     assert report.share == 0.0
     assert report.prediction_psi is not None
-    assert report.to_frame()["column"].to_list() == ["x", "score"]
+    assert report.to_frame()["column_name"].to_list() == ["x", "score"]
     assert report.as_metadata()["drift_alarm"] == 1
 
 

@@ -152,11 +152,11 @@ def test_metadata_is_flat_numbers_that_can_be_plotted(report):
 
 def test_the_frame_is_long_and_holds_every_section(report):
     frame = report.to_frame()
-    assert frame.columns == ["section", "name", "group", "value", "low", "high", "rows"]
+    assert frame.columns == ["section", "name", "subject", "value", "low", "high", "rows"]
     assert {"metric", "improvement", "slice", "protected", "protected gap", "calibration", "curve", "confusion"} < set(
         frame["section"]
     )
-    row = frame.row(by_predicate=(pl.col("section") == "slice") & (pl.col("group") == "b"), named=True)
+    row = frame.row(by_predicate=(pl.col("section") == "slice") & (pl.col("subject") == "b"), named=True)
     assert (row["name"], row["value"]) == (
         "auc by depot",
         next(s for s in report.slices if s.group == "b").figure.value,

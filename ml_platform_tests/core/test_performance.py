@@ -86,7 +86,7 @@ def test_labels_still_owed_are_counted_and_a_label_of_tomorrow_is_not_known_toda
 def test_one_class_only_gives_no_auc_and_no_crash() -> None:
     made = predictions([(1, 0.9, 0.9, 1), (2, 0.9, 0.1, 1)])
     frame = performance(SPEC, made, labels([(1, 0.5, 1.0), (2, 0.5, 1.0)]), start=T - DAY, end=T).to_frame()
-    values = dict(frame.filter(pl.col("window") == "day").select("metric", "value").iter_rows())
+    values = dict(frame.filter(pl.col("period") == "day").select("metric", "value").iter_rows())
     assert values["auc"] is None
     assert values["recall"] == 0.5
 

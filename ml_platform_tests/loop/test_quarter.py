@@ -97,14 +97,14 @@ def calibration_error(labels: Sequence[float], given: Sequence[float]) -> float:
     return sum(abs(sum(labels[i] - given[i] for i in each)) for each in bins) / len(order)
 
 
-def figure(quarter: Home, champion: ModelVersion, name: str, group: str) -> Mapping[str, Any]:
+def figure(quarter: Home, champion: ModelVersion, name: str, subject: str) -> Mapping[str, Any]:
     report = quarter.lake.read(f"{MODEL}/evaluation_report")
-    of = (pl.col("section") == "metric") & (pl.col("name") == name) & (pl.col("group") == group)
+    of = (pl.col("section") == "metric") & (pl.col("name") == name) & (pl.col("subject") == subject)
     return report.filter(of, pl.col("model_version") == champion.version).row(0, named=True)
 
 
 def test_the_champion_beats_the_baseline_by_far_and_is_calibrated(quarter: Home, champion: ModelVersion) -> None:
-    model, baseline = (figure(quarter, champion, "auc", group) for group in ("candidate", "baseline"))
+    model, baseline = (figure(quarter, champion, "auc", subject) for subject in ("candidate", "baseline"))
     assert model["value"] - baseline["value"] >= 0.08
     assert model["low"] > baseline["high"]
     assert figure(quarter, champion, "calibration_error", "candidate")["value"] <= 0.05
@@ -177,12 +177,12 @@ def test_predicted_rows_have_the_features_that_plain_python_makes_of_the_files(
 def test_performance_is_what_the_labels_say(quarter: Home) -> None:
     predictions, labels = quarter.lake.read(f"{MODEL}/predictions"), quarter.lake.read(f"{MODEL}/labels")
     reported = quarter.lake.read(f"{MODEL}/performance_report").filter(
-        pl.col("metric") == "auc", pl.col("window") == "trailing"
+        pl.col("metric") == "auc", pl.col("period") == "trailing"
     )
     days = reported["reported_day"].dt.date().cast(pl.String).to_list()
     assert {f"2013-04-{day:02}" for day in range(1, 15)} <= set(days)
     newest = reported.sort("reported_day").row(-1, named=True)
-    known = labels.filter(pl.col("label_time") >= newest["start"], pl.col("label_time") < newest["end"])
+    known = labels.filter(pl.col("label_time") >= newest["period_start"], pl.col("label_time") < newest["period_end"])
     rows = predictions.join(known.select("flight_id", "label"), on="flight_id")
     assert rows.height == newest["rows"] > 5000
     assert auc(rows["label"].to_list(), rows["score"].to_list()) == pytest.approx(newest["value"], abs=1e-9)
@@ -193,8 +193,8 @@ def test_drift_speaks_of_every_feature_on_every_day(quarter: Home, fitted: Fitte
     drift = quarter.lake.read(f"{MODEL}/drift_report").filter(pl.col("reported_day") >= MIDNIGHT_BEFORE_APRIL)
     assert drift["reported_day"].n_unique() == 14
     for _, day in drift.group_by("reported_day"):
-        assert set(day["column"]) == {*fitted.features, "score"}
-        features = day.filter(pl.col("column") != "score")
+        assert set(day["column_name"]) == {*fitted.features, "score"}
+        features = day.filter(pl.col("column_name") != "score")
         assert day["share"].to_list() == pytest.approx([features["drifted"].mean()] * day.height)  # type: ignore[list-item]
 
 

@@ -86,7 +86,7 @@ def sources(evaluation: EvaluationReport) -> CardSources:
         "promoted": True,
         "rule": "first_champion",
         "reason": "every gate holds",
-        "by": "automation",
+        "decided_by": "automation",
         "decided_at_watermark": datetime(2020, 2, 1, tzinfo=UTC),
     }
     return CardSources(
