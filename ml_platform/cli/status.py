@@ -9,11 +9,12 @@ from ml_platform import settings
 from ml_platform.cli.console import console, shown, table, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ml_platform.stores.status import Interval, ModelStatus, PlatformStatus
 
 _GAPS_SHOWN = 5
+_VIEWS = "features/"
 
 
 def status(
@@ -89,8 +90,7 @@ def _model(name: str, model: "ModelStatus") -> "Iterator[object]":
         yield table(("metric", "champion", "baseline", recent), rows)
         if live:
             yield f"  performance: version {live.model_version} on {live.rows:,} labelled rows"
-        pinned = ", ".join(f"{source}@{version}" for source, version in sorted(model.data_versions.items()))
-        yield f"  trained on   {pinned}"
+        yield f"  trained on   {_pinned(name, model.data_versions)}"
     if model.last_decision is not None:
         last = model.last_decision
         what = "promoted" if last.promoted else "kept the champion before"
@@ -99,12 +99,24 @@ def _model(name: str, model: "ModelStatus") -> "Iterator[object]":
     if model.drift is None:
         yield "  drift        not reported yet"
     else:
-        worst = ", ".join(f"{column} {found.psi:.2f}" for column, found in model.drift.columns.items() if found.drifted)
-        mark = "[red]alarm[/red]" if model.drift.alarm else "no alarm"
-        share = f"{model.drift.share:.0%} of columns{': ' + worst if worst else ''}"
-        yield f"  drift        {mark} on {model.drift.day:%Y-%m-%d}: {share}"
+        verdict = f"[red]{model.drift.reason}[/red]" if model.drift.alarm else model.drift.reason
+        yield f"  drift        {model.drift.day:%Y-%m-%d}  {verdict}"
     yield f"  predictions  {model.predictions_rows:,} rows, {model.champion_predictions_rows:,} by the champion"
     yield from (f"  [dim]{title:<12} {url}[/dim]" for title, url in model.links.items())
+
+
+def _pinned(name: str, versions: "Mapping[str, int]") -> str:
+    """The model's own tables at their Delta versions, and how many feature views were read beside them."""
+    named = [
+        f"{table.removeprefix(f'{name}/')}@{version}"
+        for table, version in sorted(versions.items(), reverse=True)
+        if not table.startswith(_VIEWS)
+    ]
+    views = len(versions) - len(named)
+    if views:
+        named.append(f"{views} feature view{'' if views == 1 else 's'}")
+    *most, last = named
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _figure(value: float | None, interval: "Interval | None") -> str:

@@ -31,6 +31,7 @@ SCORE = "score"
 
 _RARE = 0.01
 _SMOOTHING = 0.5
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -167,19 +168,25 @@ def _verdict(
     policy: DriftPolicy, columns: Sequence[ColumnDrift], prediction: ColumnDrift | None, share: float, rows: int
 ) -> tuple[bool, str]:
     if rows < policy.minimum_rows:
-        return False, f"{rows} rows are too few to judge: at least {policy.minimum_rows} are needed"
-    worst = sorted((column for column in columns if column.drifted), key=lambda column: -column.psi)
-    named = ", ".join(f"{column.name} {column.psi:.2f}" for column in worst[:5])
-    parts = [
-        f"{len(worst)} of {len(columns)} columns ({share:.0%}) have a PSI of {policy.column_threshold} or more"
-        + (f" ({named}{', …' if len(worst) > 5 else ''})" if worst else "")
-        + f", {policy.share_threshold:.0%} is an alarm"
-    ]
+        return False, f"No alarm: {rows:,} rows are too few to judge, at least {policy.minimum_rows:,} are needed"
     alarms = share >= policy.share_threshold
+    said = [_columns_in_words(policy, columns, share)]
     if prediction is not None:
-        parts.append(f"the scores have {prediction.psi:.3f}, {policy.prediction_threshold} is an alarm")
         alarms = alarms or prediction.drifted
-    return alarms, f"{'Drift' if alarms else 'No drift'}: {'; '.join(parts)}"
+        moved = "moved" if prediction.drifted else "moved little"
+        said.insert(0, f"the predictions {moved} (PSI {prediction.psi:.3f}, limit {policy.prediction_threshold:g})")
+    return alarms, f"{'Alarm' if alarms else 'No alarm'}: {'; '.join(said)}"
+
+
+def _columns_in_words(policy: DriftPolicy, columns: Sequence[ColumnDrift], share: float) -> str:
+    """How many drifted, and which most."""
+    worst = sorted((column for column in columns if column.drifted), key=lambda column: -column.psi)
+    count = f"{len(worst):,} of {len(columns):,} columns drifted ({share:.0%}, limit {policy.share_threshold:.0%})"
+    if not worst:
+        return count
+    named = ", ".join(f"{column.name} {column.psi:.2f}" for column in worst[:_NAMED])
+    more = f" and {len(worst) - _NAMED:,} more" if len(worst) > _NAMED else ""
+    return f"{count}: {named}{more}"
 
 
 def _judge(profile: ColumnProfile, frame: pl.DataFrame, threshold: float) -> ColumnDrift:

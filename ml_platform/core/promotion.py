@@ -115,7 +115,7 @@ def decide(
         return Decision(False, "rejected", reason, tuple(gates))
     judged = report[spec.gate.metric]
     if rule == "first_champion":
-        lead = f"First champion: {spec.gate.metric} is {judged.candidate} on {report.rows} held-out rows"
+        lead = f"First champion: {spec.gate.metric} is {judged.candidate} on {report.rows:,} held-out rows"
     else:
         lead = next(gate.explanation for gate in gates if gate.name == "champion").rstrip(".")
     reason = (
@@ -157,7 +157,7 @@ def _beats_champion(spec: ModelSpec, report: EvaluationReport, age: timedelta, s
     if not report.champion_rows:
         measured = "No held-out row is newer than what the champion learned from, so the two cannot be compared"
     else:
-        measured = f"{_improvement(result, result.over_champion)} over the champion on {report.champion_rows} rows"
+        measured = f"{_improvement(result, result.over_champion)} over the champion on {report.champion_rows:,} rows"
     explanation = f"{measured}; the lower end must be above {bound:g}"
     if stale:
         explanation += (
@@ -179,7 +179,7 @@ def _slices(spec: ModelSpec, report: EvaluationReport) -> Iterator[GateResult]:
         ]
         defined = [(drop, each) for drop, each in judged if drop is not None]
         if not defined:
-            text = f"No group of {column} has {spec.gate.slice_minimum_rows} rows and a defined {spec.gate.metric}."
+            text = f"No group of {column} has {spec.gate.slice_minimum_rows:,} rows and a defined {spec.gate.metric}."
             yield GateResult(f"slice:{column}", True, None, bound, text)
             continue
         drop, worst = max(defined, key=lambda pair: pair[0])
@@ -188,7 +188,7 @@ def _slices(spec: ModelSpec, report: EvaluationReport) -> Iterator[GateResult]:
             drop <= bound,
             drop,
             bound,
-            f"In {column} = {worst.group} ({worst.rows} rows) {spec.gate.metric} is {worst.figure}, a drop of "
+            f"In {column} = {worst.group} ({worst.rows:,} rows) {spec.gate.metric} is {worst.figure}, a drop of "
             f"{worst.drop}{unit} against overall; the lower end may be at most {bound:g}.",
         )
 
@@ -199,7 +199,7 @@ def _protected(spec: ModelSpec, report: EvaluationReport) -> Iterator[GateResult
     for gap in report.gaps:
         name = f"protected:{gap.column}:{gap.rate}"
         if len(gap.groups) < 2:
-            text = f"Fewer than two groups of {gap.column} have {spec.gate.slice_minimum_rows} rows: there is no gap."
+            text = f"Fewer than two groups of {gap.column} have {spec.gate.slice_minimum_rows:,} rows: there is no gap."
             yield GateResult(name, True, None, bound, text)
             continue
         good = gap.gap.value is not None and gap.gap.value <= bound

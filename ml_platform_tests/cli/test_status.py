@@ -91,6 +91,18 @@ def test_the_page_for_people_names_the_same_things(run: Run, found: dict[str, An
         assert part in page
 
 
+def test_what_a_model_was_trained_on_and_its_drift_are_a_line_each_that_can_be_read(
+    run: Run, found: dict[str, Any]
+) -> None:
+    model = found["models"]["flight_delay"]
+    versions, drift = model["data_versions"], model["drift"]
+    page = run("status").stdout
+    own = [f"{name}@{versions[f'flight_delay/{name}']}" for name in ("training_set", "labels")]
+    assert f"  trained on   {', '.join(own)} and {len(versions) - 2} feature views\n" in page
+    assert f"  drift        {drift['day'][:10]}  {drift['reason']}\n" in page
+    assert sum(column in page for column, each in drift["columns"].items() if each["drifted"]) <= 5
+
+
 def test_a_blocked_partition_and_a_gap_are_named_with_their_reason(spoilt: Path, command: Run) -> None:
     (spoilt / "landing" / "arrivals" / "2013-01-03.csv").write_text("flight_id\nnothing\n")
     (spoilt / "landing" / "weather" / "2013-01-02.csv").unlink()

@@ -140,6 +140,18 @@ def test_a_candidate_that_holds_every_gate_replaces_the_champion_and_says_why():
     ]
 
 
+def test_counts_of_rows_are_written_with_thousands_separators():
+    many = report(has_champion=False, slice=0.5).model_copy(update={"rows": 13_439})
+    many = many.model_copy(update={"slices": (many.slices[0].model_copy(update={"rows": 1_234}),)})
+    refused = decide(SPEC, many, champion_age=None, latency_ms=1.0, loads_cleanly=True)
+    assert "In depot = a (1,234 rows) auc is" in refused.reason
+    passed = decide(SPEC, many.model_copy(update={"slices": ()}), champion_age=None, latency_ms=1.0, loads_cleanly=True)
+    assert passed.reason.startswith("First champion: auc is 0.75 [0.74, 0.76] on 13,439 held-out rows; all 9 gates")
+    against = report().model_copy(update={"champion_rows": 13_439})
+    found = decide(SPEC, against, champion_age=FRESH, latency_ms=1.0, loads_cleanly=True)
+    assert "over the champion on 13,439 rows" in found.reason
+
+
 @given(value=st.floats(-1, 2))
 @pytest.mark.parametrize("gate", ["floor", "baseline", "champion", "slice", "protected", "calibration"])
 def test_each_gate_flips_exactly_at_its_bound(gate, value):
