@@ -6,10 +6,14 @@ import dagster as dg
 import duckdb
 import pytest
 
+from ml_platform import settings
+from ml_platform.assets.model import model_assets
 from ml_platform.cli.declared import datasets
+from ml_platform.core.model_spec import DriftPolicy
 from ml_platform.core.table_spec import quarantine_schema
 from ml_platform.definitions import defs as load_definitions
 from ml_platform.stores import ledger
+from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import CATALOG, Lake
 
 MODELS = ("delay_minutes", "flight_delay")
@@ -98,6 +102,15 @@ def test_no_column_of_any_table_needs_quotes_in_sql(specs: dict[str, dg.AssetSpe
     reserved = {name for (name,) in found}
     assert {"group", "window", "column", "end"} <= reserved
     assert {table: names & reserved for table, names in columns.items() if names & reserved} == {}
+
+
+def test_a_drift_policy_that_ignores_no_feature_stops_the_definitions_from_loading() -> None:
+    (dataset,) = datasets()
+    spec = dataset.model("flight_delay")
+    typo = spec.model_copy(update={"drift": DriftPolicy(ignored_columns=("days_to_holiday", "days_to_holidays"))})
+    manifest = FeatureClient(settings.load()).manifest()
+    with pytest.raises(ValueError, match=r"`drift.ignored_columns` has \['days_to_holidays'\], which are no features"):
+        model_assets(typo, dataset, manifest)
 
 
 def test_raw_tables_and_views_have_blocking_checks(definitions: dg.Definitions) -> None:

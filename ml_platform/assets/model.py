@@ -6,6 +6,7 @@ from ml_platform.assets.model_data import labels_asset, predictions_asset, train
 from ml_platform.assets.model_identity import ModelIdentity
 from ml_platform.assets.monitoring import drift_report_asset, performance_report_asset
 from ml_platform.assets.training import champion_asset, evaluation_report_asset, model_card_asset, tuned_model_asset
+from ml_platform.core.drift import assert_judged
 from ml_platform.core.feature_manifest import FeatureManifest
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.splits import assert_no_outcomes
@@ -18,9 +19,11 @@ def model_assets(spec: ModelSpec, dataset: Dataset, manifest: FeatureManifest) -
     Raises:
         LookupError: the feature service is not in the Feast repository.
         LeakageError: the service has a column that the declaration denies.
+        ValueError: the drift policy ignores a column that the service does not have, or all that it has.
     """
     model = ModelIdentity(spec, dataset, manifest)
     assert_no_outcomes(model.service.features, spec.denied)
+    assert_judged(model.service.features, spec.drift)
     return [
         labels_asset(model),
         training_set_asset(model),

@@ -96,11 +96,12 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         Column("noise", "number", "What chance alone gives between samples of these sizes."),
         Column("threshold", "number", "PSI from which the column counts as drifted."),
         Column("drifted", "boolean", "Whether it has."),
+        Column("ignored", "boolean", "Whether it has no part in the verdict: it moves by construction."),
         Column("missing_reference", "number", "Share missing in the training rows.", "share"),
         Column("missing_current", "number", "Share missing in the window.", "share"),
         Column("rows_reference", "integer", "Training rows compared.", "rows"),
         Column("rows_current", "integer", "Predictions compared.", "rows"),
-        Column("share", "number", "Share of features that drifted.", "share"),
+        Column("share", "number", "Share of features that drifted, of those that are not ignored.", "share"),
         Column("alarm", "boolean", "Whether the day is an alarm."),
         Column("reason", "text", "Why, or why not."),
     ]
@@ -156,7 +157,7 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             current = drift_current(platform.lake, spec, champion.version, day_bounds(newest)[1])
             url = platform.reports.drift(spec.name, newest, spec.drift, report, reference().rows, current)
             image = plots.drift_bars(
-                {column.name: column.psi for column in report.columns},
+                {column.name: column.psi for column in report.judged},
                 threshold=spec.drift.column_threshold,
                 title=f"{spec.name} version {champion.version}: drift on {newest}",
             )

@@ -31,5 +31,8 @@ def drift(
             out.print(f"[bold]{name}[/bold]  no drift report yet: there is one once a champion has predicted\n")
             continue
         out.print(f"[bold]{name}[/bold]  {found.day:%Y-%m-%d}  {found.reason}")
-        rows = [(column, each.psi, each.threshold, each.drifted) for column, each in found.columns.items()]
+        rows = [
+            (column, each.psi, each.threshold, "ignored" if each.ignored else each.drifted)
+            for column, each in found.columns.items()
+        ]
         out.print(table(("column", "PSI", "threshold", "drifted"), rows))

@@ -33,6 +33,7 @@ class ModelComponent(dg.Component):
 
         Raises:
             LookupError: its feature service is not in the Feast repository; the message names those that are.
+            LeakageError, ValueError: it declares of a feature what cannot be, as :func:`model_assets` says.
         """
         dataset = load_dataset(dataset_folder(context.path))
         manifest = FeatureClient(settings.load()).manifest()

@@ -12,12 +12,15 @@ not grow with the number of rows. Bins come from the reference alone:
   rows have; rarer values share a bin, and values the reference never had share another;
 - missing values (null or NaN) are a bin of every column.
 
+Columns that the policy ignores (a calendar's move by construction: a week is no quarter) have their figures like
+any other and no part in the verdict.
+
 Shares are smoothed, ``(count + 0.5) / (rows + 0.5 * bins)``, so that an empty bin gives a large finite
 figure. With no drift at all PSI is about ``(bins - 1) * (1/n + 1/m)``, given beside it as ``noise``.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
@@ -57,13 +60,14 @@ class ColumnProfile:
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """One column's figures; ``missing_*`` are shares of rows."""
+    """One column's figures; ``missing_*`` are shares of rows. One that is ``ignored`` never counts as drifted."""
 
     name: str
     psi: float
     noise: float
     threshold: float
     drifted: bool
+    ignored: bool
     missing_reference: float
     missing_current: float
     rows_reference: int
@@ -74,8 +78,9 @@ class ColumnDrift:
 class DriftReport:
     """Every column's figures and the verdict.
 
-    ``share`` is the share of drifted feature columns; ``prediction`` the scores' own figures, None if
-    either side has no scores; ``drifted`` whether this is an alarm; ``reason`` says why or why not.
+    ``share`` is the share of drifted columns among the features that are not ignored; ``prediction`` the
+    scores' own figures, None if either side has no scores; ``drifted`` whether this is an alarm; ``reason``
+    says why or why not.
     """
 
     columns: tuple[ColumnDrift, ...]
@@ -85,6 +90,11 @@ class DriftReport:
     rows_current: int
     drifted: bool
     reason: str
+
+    @property
+    def judged(self) -> tuple[ColumnDrift, ...]:
+        """The columns that the policy does not ignore."""
+        return tuple(column for column in self.columns if not column.ignored)
 
     @property
     def prediction_psi(self) -> float | None:
@@ -105,7 +115,7 @@ class DriftReport:
         figures: dict[str, int | float] = {
             "drift_share": self.share,
             "drifted_columns": sum(column.drifted for column in self.columns),
-            "largest_psi": max((column.psi for column in self.columns), default=0.0),
+            "largest_psi": max(column.psi for column in self.judged),
             "drift_alarm": int(self.drifted),
             "rows_reference": self.rows_reference,
             "rows_current": self.rows_current,
@@ -113,6 +123,18 @@ class DriftReport:
         if self.prediction is not None:
             figures["prediction_psi"] = self.prediction.psi
         return figures
+
+
+def assert_judged(features: Collection[str], policy: DriftPolicy) -> None:
+    """Refuse a policy that ignores what is no feature, or every feature.
+
+    Raises:
+        ValueError: naming each such column and the features there are.
+    """
+    if unknown := sorted(set(policy.ignored_columns) - set(features)):
+        raise ValueError(f"`drift.ignored_columns` has {unknown}, which are no features; there are {sorted(features)}")
+    if set(features) <= set(policy.ignored_columns):
+        raise ValueError(f"`drift.ignored_columns` has every feature, and nothing would be judged: {sorted(features)}")
 
 
 def reference_profile(frame: pl.DataFrame, columns: Sequence[str], bins: int) -> tuple[ColumnProfile, ...]:
@@ -140,7 +162,7 @@ def drift_report(
         columns: the features judged.
 
     Raises:
-        ValueError: as :func:`reference_profile`, or no column is given.
+        ValueError: as :func:`reference_profile`, or no column is given that is not ignored.
     """
     if not columns:
         raise ValueError("no columns to compare: give at least one feature")
@@ -152,16 +174,22 @@ def compare(policy: DriftPolicy, reference: Sequence[ColumnProfile], current: pl
     """As :func:`drift_report`, against profiles that are made once for many comparisons.
 
     Raises:
-        ValueError: the present lacks a profiled column.
+        ValueError: the present lacks a profiled column, or the policy ignores every one.
     """
     _require(current, [profile.name for profile in reference], "current")
     features = [profile for profile in reference if profile.name != SCORE]
     scores = [profile for profile in reference if profile.name == SCORE]
     prediction = _judge(scores[0], current, policy.prediction_threshold) if scores else None
-    judged = [_judge(profile, current, policy.column_threshold) for profile in features]
-    share = sum(column.drifted for column in judged) / len(judged)
-    drifted, reason = _verdict(policy, judged, prediction, share, current.height)
-    return DriftReport(tuple(judged), prediction, share, features[0].rows, current.height, drifted, reason)
+    columns = [
+        _judge(profile, current, policy.column_threshold, ignored=profile.name in policy.ignored_columns)
+        for profile in features
+    ]
+    judged = sum(not column.ignored for column in columns)
+    if not judged:
+        raise ValueError(f"every column is ignored, and nothing is left to judge: {[c.name for c in columns]}")
+    share = sum(column.drifted for column in columns) / judged
+    drifted, reason = _verdict(policy, columns, prediction, share, current.height)
+    return DriftReport(tuple(columns), prediction, share, features[0].rows, current.height, drifted, reason)
 
 
 def _verdict(
@@ -181,7 +209,9 @@ def _verdict(
 def _columns_in_words(policy: DriftPolicy, columns: Sequence[ColumnDrift], share: float) -> str:
     """How many drifted, and which most."""
     worst = sorted((column for column in columns if column.drifted), key=lambda column: -column.psi)
-    count = f"{len(worst):,} of {len(columns):,} columns drifted ({share:.0%}, limit {policy.share_threshold:.0%})"
+    ignored = sum(column.ignored for column in columns)
+    count = f"{len(worst):,} of {len(columns) - ignored:,} columns drifted ({share:.0%}, limit "
+    count += f"{policy.share_threshold:.0%}{f'; {ignored:,} ignored' if ignored else ''})"
     if not worst:
         return count
     named = ", ".join(f"{column.name} {column.psi:.2f}" for column in worst[:_NAMED])
@@ -189,7 +219,7 @@ def _columns_in_words(policy: DriftPolicy, columns: Sequence[ColumnDrift], share
     return f"{count}: {named}{more}"
 
 
-def _judge(profile: ColumnProfile, frame: pl.DataFrame, threshold: float) -> ColumnDrift:
+def _judge(profile: ColumnProfile, frame: pl.DataFrame, threshold: float, *, ignored: bool = False) -> ColumnDrift:
     current = _count(frame, profile)
     bins, rows, now = len(profile.counts), profile.rows, frame.height
     p = (np.array(current) + _SMOOTHING) / (now + _SMOOTHING * bins)
@@ -200,7 +230,8 @@ def _judge(profile: ColumnProfile, frame: pl.DataFrame, threshold: float) -> Col
         psi=psi,
         noise=(bins - 1) * (1 / rows + 1 / now) if now else math.inf,
         threshold=threshold,
-        drifted=psi >= threshold,
+        drifted=psi >= threshold and not ignored,
+        ignored=ignored,
         missing_reference=profile.counts[-1] / rows,
         missing_current=current[-1] / now if now else 0.0,
         rows_reference=rows,

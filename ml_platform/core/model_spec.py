@@ -151,6 +151,9 @@ class DriftPolicy(Spec):
     window: Duration = Field(default=parse_duration("7d"), description="Trailing stretch compared with training.")
     bins: int = Field(default=10, ge=2)
     column_threshold: float = Field(default=0.2, gt=0, description="PSI at which a column has drifted.")
+    ignored_columns: tuple[str, ...] = Field(
+        default=(), description="Features that move by construction, as a calendar does: reported, never judged."
+    )
     share_threshold: float = Field(default=0.3, gt=0, le=1, description="Share of drifted columns that is an alarm.")
     prediction_threshold: float = Field(default=0.2, gt=0, description="PSI of the scores that is an alarm.")
     sample_rows: int = Field(default=50_000, ge=100, description="Rows of each side in the HTML report.")

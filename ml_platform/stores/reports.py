@@ -68,8 +68,8 @@ class Reports:
     ) -> str:
         """Write Evidently's comparison of a fixed-seed sample, under the verdict made on full data; its address.
 
-        It draws the scores and the ``policy.report_columns`` features that moved most (about 5 s for 40). Columns
-        without any value on a side cannot be drawn and are left out.
+        It draws the scores and the ``policy.report_columns`` features that moved most (about 5 s for 40), those that
+        the policy ignores last. Columns without any value on a side cannot be drawn and are left out.
 
         Args:
             model: whose features these are.
@@ -79,7 +79,7 @@ class Reports:
             reference: the champion's training rows: the report's columns and, if known, ``score``.
             current: the rows of the present, alike.
         """
-        moved = sorted(report.columns, key=lambda column: -column.psi)[: policy.report_columns]
+        moved = sorted(report.columns, key=lambda column: (column.ignored, -column.psi))[: policy.report_columns]
         shown = [
             name
             for name in (*(column.name for column in moved), SCORE)

@@ -79,11 +79,12 @@ class PerformanceStatus(_Frozen):
 
 
 class ColumnDriftStatus(_Frozen):
-    """A feature's population stability index, and whether it reached its threshold."""
+    """A feature's population stability index, and whether it reached its threshold; if ``ignored``, it never does."""
 
     psi: float
     threshold: float
     drifted: bool
+    ignored: bool
 
 
 class DriftStatus(_Frozen):
@@ -161,7 +162,9 @@ def drift_status(lake: Lake, spec: ModelSpec) -> DriftStatus | None:
         return None
     first = rows.row(0, named=True)
     columns = {
-        row["column_name"]: ColumnDriftStatus(psi=row["psi"], threshold=row["threshold"], drifted=row["drifted"])
+        row["column_name"]: ColumnDriftStatus(
+            psi=row["psi"], threshold=row["threshold"], drifted=row["drifted"], ignored=row["ignored"]
+        )
         for row in rows.sort("psi", descending=True).iter_rows(named=True)
     }
     scores = columns.pop("score", None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_platform.core.drift import drift_report, reference_profile
+from ml_platform.core.drift import assert_judged, drift_report, reference_profile
 from ml_platform.core.model_spec import DriftPolicy
 
 POLICY = DriftPolicy(bins=10, minimum_rows=10)
@@ -96,6 +96,50 @@ def test_the_reason_names_the_five_columns_that_moved_most_and_counts_the_others
     )
     unmoved = drift_report(POLICY, reference, reference, names).reason
     assert unmoved == "No alarm: 0 of 8 columns drifted (0%, limit 30%)"
+
+
+def test_an_ignored_column_has_its_figure_and_no_part_in_the_verdict() -> None:
+    names = list("abcd")
+    reference = pl.DataFrame({name: normal(1000, seed=i)["x"] for i, name in enumerate(names)})
+    current = reference.with_columns(pl.col("a") + 3, pl.col("b") + 2)
+    judged = drift_report(POLICY, reference, current, names)
+    policy = POLICY.model_copy(update={"ignored_columns": ("a",)})
+    report = drift_report(policy, reference, current, names)
+    assert [column.psi for column in report.columns] == [column.psi for column in judged.columns]
+    assert [(column.name, column.drifted, column.ignored) for column in report.columns] == [
+        ("a", False, True),
+        ("b", True, False),
+        ("c", False, False),
+        ("d", False, False),
+    ]
+    assert report.share == pytest.approx(1 / 3)
+    assert "1 of 3 columns drifted (33%, limit 30%; 1 ignored): b " in report.reason
+    assert report.as_metadata()["drifted_columns"] == 1
+    assert report.as_metadata()["largest_psi"] == report.columns[1].psi < report.columns[0].psi
+    assert report.to_frame().filter("ignored")["column_name"].to_list() == ["a"]
+
+
+def test_ignoring_what_drifts_silences_the_alarm_and_ignoring_what_does_not_may_raise_it() -> None:
+    names = list("abcd")
+    reference = pl.DataFrame({name: normal(1000, seed=i)["x"] for i, name in enumerate(names)})
+    current = reference.with_columns(pl.col("a") + 3)
+    ignoring = {name: POLICY.model_copy(update={"ignored_columns": (name,)}) for name in "ab"}
+    assert not drift_report(POLICY, reference, current, names).drifted
+    assert drift_report(ignoring["a"], reference, current, names).share == 0.0
+    assert drift_report(ignoring["b"], reference, current, names).drifted
+
+
+def test_ignoring_what_is_no_feature_or_every_feature_is_refused() -> None:
+    typo = DriftPolicy(ignored_columns=("load", "laod"))
+    with pytest.raises(ValueError, match=r"has \['laod'\], which are no features; there are \['depot', 'load'\]"):
+        assert_judged(["load", "depot"], typo)
+    everything = DriftPolicy(ignored_columns=("x",))
+    with pytest.raises(ValueError, match="has every feature, and nothing would be judged"):
+        assert_judged(["x"], everything)
+    with pytest.raises(ValueError, match="nothing is left to judge: \\['x'\\]"):
+        drift_report(everything, normal(10), normal(10), ["x"])
+    assert_judged(["load", "depot"], DriftPolicy(ignored_columns=("load",)))
+    assert_judged(["load"], DriftPolicy())
 
 
 def test_shifted_scores_alone_are_an_alarm() -> None:

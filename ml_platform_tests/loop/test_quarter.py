@@ -194,7 +194,8 @@ def test_drift_speaks_of_every_feature_on_every_day(quarter: Home, fitted: Fitte
     assert drift["reported_day"].n_unique() == 14
     for _, day in drift.group_by("reported_day"):
         assert set(day["column_name"]) == {*fitted.features, "score"}
-        features = day.filter(pl.col("column_name") != "score")
+        assert set(day.filter("ignored")["column_name"]) == set(FLIGHTS.model(MODEL).drift.ignored_columns)
+        features = day.filter(pl.col("column_name") != "score", ~pl.col("ignored"))
         assert day["share"].to_list() == pytest.approx([features["drifted"].mean()] * day.height)  # type: ignore[list-item]
 
 

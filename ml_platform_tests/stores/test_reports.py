@@ -261,6 +261,20 @@ def test_evidentlys_page_shows_the_verdict_and_needs_no_network(config: Settings
     assert len(page_at(config, again)) == pytest.approx(len(page), rel=0.01)
 
 
+def test_evidently_draws_what_the_policy_ignores_last(config: Settings) -> None:
+    reference = pl.DataFrame({"days_to_holiday": range(1000), "load_kg": [0.5 * row for row in range(1000)]})
+    current = reference.with_columns(pl.col("days_to_holiday") + 900)
+    for ignored, drawn, left_out in (
+        ((), "days_to_holiday", "load_kg"),
+        (("days_to_holiday",), "load_kg", "days_to_holiday"),
+    ):
+        policy = DriftPolicy(report_columns=1, ignored_columns=ignored)
+        report = drift_report(policy, reference, current, ["days_to_holiday", "load_kg"])
+        page = page_at(config, Reports(config).drift("late", "2020-02-01", policy, report, reference, current))
+        pictures = re.sub(r'<p id="verdict".*?</p>', "", page, flags=re.DOTALL)
+        assert (drawn in pictures, left_out in pictures) == (True, False)
+
+
 def test_nothing_to_draw_still_gives_a_page(config: Settings) -> None:
     frame = pl.DataFrame({"x": pl.Series([None] * 10, dtype=pl.Float64)})
     report = drift_report(DriftPolicy(), frame, frame, ["x"])
