@@ -393,7 +393,9 @@ class ModelStore:
         by: str,
         run_id: str,
     ) -> LedgerEntry:
-        """Record a decision and, if it promotes, move the alias. Arguments as of :meth:`Ledger.record`.
+        """Record a decision, move the alias if it promotes, and describe the version in MLflow by its reason.
+
+        Arguments as of :meth:`Ledger.record`.
 
         The ledger decides between promotions made at once; the alias is moved after it.
 
@@ -406,6 +408,7 @@ class ModelStore:
             name, version, decision, expected_current=expected_current, watermark=watermark, by=by, run_id=run_id
         )
         self._align(name)
+        self._client.update_model_version(name, str(version), description=entry.reason)
         return entry
 
     # Inside ----------------------------------------------------------------------------------------
