@@ -279,6 +279,7 @@ HIDDEN_ENTITY = (
     ("aircraft.description", "_held['aircraft'].description"),
 )
 MISSING_JOIN_KEY = (('_field("tailnum", String, "name", aircraft.description),', ""),)
+WRONG_KEY_TYPE = (('_field("tailnum", String,', '_field("tailnum", Int64,'),)
 
 
 @pytest.mark.parametrize(
@@ -296,21 +297,46 @@ def test_apply_refuses_a_view_that_feast_would_join_wrongly(
         client.apply()
 
 
+def feast(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Feast's own command line on the copied repository."""
+    command = [str(Path(sys.executable).with_name("feast")), "-c", "feature_repo", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
 def test_feast_by_itself_applies_materializes_and_serves(tmp_path: Path, manifest: FeatureManifest) -> None:
     copied_repo(tmp_path)
     view = manifest.view("weather_at_origin")
     rows = invented_rows(view, 7)
     write(Lake(str(tmp_path / ".ml_platform" / "lake")), view, rows)
 
-    def feast(*arguments: str) -> str:
-        command = [str(Path(sys.executable).with_name("feast")), "-c", "feature_repo", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    def answer(*arguments: str) -> str:
+        done = feast(tmp_path, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    feast("apply")
-    feast("materialize", "2013-01-01T00:00:00", "2013-02-01T00:00:00", "--views", view.name)
+    answer("apply")
+    answer("materialize", "2013-01-01T00:00:00", "2013-02-01T00:00:00", "--views", view.name)
     newest = rows.filter(pl.col("origin") == "EWR").sort(EVENT_TIME).row(-1, named=True)
     wanted = next(name for name in ("temp_f", "dewp_f", "humid_pct") if newest[name] is not None)
-    answer = feast("get-online-features", "-e", "origin=EWR", "-f", f"{view.name}:{wanted}")
-    assert str(newest[wanted]) in answer
+    served = answer("get-online-features", "-e", "origin=EWR", "-f", f"{view.name}:{wanted}")
+    assert str(newest[wanted]) in served
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        (HIDDEN_ENTITY, "names entities ['aircraft'] that Feast did not find: define each as a module-level object"),
+        ((*HIDDEN_ENTITY[:2], *MISSING_JOIN_KEY), "declare the whole schema of the view on 'features/aircraft_"),
+        (WRONG_KEY_TYPE, "Entity aircraft has type ValueType.STRING, which does not match the inferred type Int64"),
+    ],
+    ids=["entity is not found", "nor is its join key listed", "join key of another type"],
+)
+def test_feast_by_itself_refuses_a_view_whose_entity_does_not_match(
+    tmp_path: Path, edits: tuple[tuple[str, str], ...], message: str
+) -> None:
+    copied_repo(tmp_path, *edits)
+    refused = feast(tmp_path, "apply")
+    assert refused.returncode == 1, refused.stdout
+    assert message in refused.stderr
+    registry = tmp_path / ".ml_platform" / "feast" / "registry.db"
+    assert not registry.exists() or b"aircraft_facts" not in registry.read_bytes()
