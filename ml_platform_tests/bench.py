@@ -48,7 +48,7 @@ class Benchmark:
 def benchmarks() -> list[Benchmark]:
     """All benchmarks, in an order in which each finds what it needs."""
     python = [sys.executable, "-W", "ignore"]
-    load = "from ml_platform.definitions import defs; defs.get_repository_def()"
+    load = "from ml_platform.definitions import defs; defs().get_repository_def()"
     run = [*python, "-c", "from ml_platform.cli import main; main()", "run"]
     return [
         Benchmark(
