@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ml_platform.assets.ledger import ledger_spec
 from ml_platform.automation.jobs import dataset_jobs
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.resources.mlflow import MlflowResource
@@ -24,6 +25,7 @@ def platform_definitions(package: Path) -> dg.Definitions:
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=package),
         dg.Definitions(
+            assets=[ledger_spec([model for dataset in datasets for model in dataset.models])],
             jobs=[job for dataset in datasets for job in dataset_jobs(dataset)],
             sensors=[landing_sensor(dataset) for dataset in datasets],
             resources={"platform": Platform(), "mlflow": MlflowResource()},

@@ -57,6 +57,7 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 def test_the_graph_has_exactly_the_declared_assets(specs: dict[str, dg.AssetSpec]) -> None:
     expected = {
         "online_features",
+        "ledger/promotions",
         *(f"raw/{table}" for table in TABLES),
         *(f"features/{view}" for view in VIEWS),
         *(f"{model}/{stage}" for model in MODELS for stage in STAGES),
@@ -122,7 +123,8 @@ def test_raw_tables_and_views_have_blocking_checks(definitions: dg.Definitions) 
 def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert jobs == {"nyc_flights_daily", "nyc_flights_loop", "flight_delay_training", "delay_minutes_training"}
+    by_model = {f"{model}_{what}" for model in MODELS for what in ("training", "promote", "reject", "rollback")}
+    assert jobs == {"nyc_flights_daily", "nyc_flights_loop", *by_model}
     (sensor,) = [sensor for sensor in repository.sensor_defs if sensor.name == "nyc_flights_landing"]
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 

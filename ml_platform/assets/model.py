@@ -1,11 +1,12 @@
-"""All assets of one declared model."""
+"""All assets of one declared model, and the jobs by which people decide on it."""
 
 import dagster as dg
 
+from ml_platform.assets.champion import champion_asset, decision_jobs
 from ml_platform.assets.model_data import labels_asset, predictions_asset, training_set_asset
 from ml_platform.assets.model_identity import ModelIdentity
 from ml_platform.assets.monitoring import drift_report_asset, performance_report_asset
-from ml_platform.assets.training import champion_asset, evaluation_report_asset, model_card_asset, tuned_model_asset
+from ml_platform.assets.training import evaluation_report_asset, model_card_asset, tuned_model_asset
 from ml_platform.core.drift import assert_judged
 from ml_platform.core.feature_manifest import FeatureManifest
 from ml_platform.core.model_spec import ModelSpec
@@ -35,3 +36,8 @@ def model_assets(spec: ModelSpec, dataset: Dataset, manifest: FeatureManifest) -
         performance_report_asset(model),
         drift_report_asset(model),
     ]
+
+
+def model_jobs(spec: ModelSpec, dataset: Dataset, manifest: FeatureManifest) -> list[dg.JobDefinition]:
+    """The jobs by which people decide on the model."""
+    return decision_jobs(ModelIdentity(spec, dataset, manifest))

@@ -1,4 +1,4 @@
-"""The assets that make a model and decide on it: tuned model, evaluation report, champion, model card."""
+"""The assets that make a candidate and tell of it: tuned model, evaluation report, model card."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,21 +14,15 @@ from ml_platform.core import plots
 from ml_platform.core.content import digest
 from ml_platform.core.evaluation import evaluate
 from ml_platform.core.evaluation_report import EvaluationReport
-from ml_platform.core.metrics import metric
 from ml_platform.core.model_card import CardSources
-from ml_platform.core.promotion import Decision, decide
-from ml_platform.core.scoring import raw_scores
 from ml_platform.core.splits import Split, split
 from ml_platform.core.training import fit
 from ml_platform.core.tuning import TrialSummary, TuningResult, study_name, tune
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.evaluations import EVALUATION_COLUMNS, evaluation_table, store_evaluation
-from ml_platform.stores.ledger import LedgerEntry
 from ml_platform.stores.model_tables import StoredTrainingSet, stored_training_set
 from ml_platform.stores.models import ModelVersion, Provenance
-
-_CLEAN_PROCESS_ROWS = 20
 
 
 def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
@@ -121,7 +115,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         can_subset=True,
     )
     def evaluation_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
-        candidate = _candidate(platform, model)
+        candidate = newest_candidate(platform, model)
         stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
         rows = split(stored.frame, spec.windows, candidate.provenance.as_of)
         champion = platform.models.champion(spec.name)
@@ -156,61 +150,6 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     return evaluation_report
 
 
-def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
-    """``<model>/champion``: the version that predicts, and the decision on the newest candidate."""
-    spec = model.spec
-    key = model.key("champion")
-
-    @dg.multi_asset(
-        name=f"{spec.name}__champion",
-        specs=[
-            model.asset(
-                "champion",
-                "The version that predicts. A candidate takes its place only if every declared gate holds; either way "
-                "the decision and its reason go to the ledger.",
-                {"mlflow"},
-                [model.key("evaluation_report")],
-            )
-        ],
-        can_subset=True,
-    )
-    def champion(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
-        candidate = _candidate(platform, model)
-        entry = platform.models.ledger.decision_on(spec.name, candidate.version)
-        if entry is None:
-            entry = _decide(context, platform, model, candidate)
-        else:
-            context.log.info("version %s was decided on before: %s", candidate.version, entry.reason)
-        current = platform.models.champion(spec.name)
-        promotion = platform.models.ledger.champion(spec.name)
-        metadata: dict[str, Any] = {
-            "explanation": dg.MetadataValue.md(
-                wording.NO_CHAMPION
-                if current is None or promotion is None
-                else wording.explanation(current, promotion, platform.settings)
-            ),
-            "last_decision": dg.MetadataValue.md(wording.decision(entry)),
-            "gates": dg.MetadataValue.md(wording.gates_table(entry)),
-            "history": picture(_evaluation_history(platform, model), "evaluations by event time"),
-            "candidate_version": candidate.version,
-            "promoted": int(entry.promoted),
-        }
-        if current is not None:
-            figures = {k.removeprefix("holdout_"): v for k, v in current.metrics.items() if k.startswith("holdout_")}
-            metadata |= {
-                "champion_version": current.version,
-                "trained_through": dg.MetadataValue.timestamp(current.trained_through),
-                "training_rows": current.provenance.training_rows,
-                "evaluated_rows": figures.pop("rows"),
-                "mlflow": wording.mlflow_links(current),
-                **{name: value for name, value in figures.items() if name != "champion_rows"},
-            }
-        version = "none" if current is None else f"{current.version}:{current.model_hash}"
-        yield from report_whole(context, key, version, metadata)
-
-    return champion
-
-
 def model_card_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     """``<model>/model_card``: one page for each version, every figure read from its source."""
     spec = model.spec
@@ -230,7 +169,7 @@ def model_card_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         can_subset=True,
     )
     def card(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
-        candidate = _candidate(platform, model)
+        candidate = newest_candidate(platform, model)
         sources = card_sources(platform, model, candidate)
         url = platform.reports.model_card(spec, sources)
         written = platform.reports.file(spec.name, "model_card", f"version_{candidate.version}")
@@ -267,7 +206,7 @@ def card_sources(platform: Platform, model: ModelIdentity, version: ModelVersion
             "run_id": version.run_id,
             "parameters": dict(version.parameters),
         },
-        evaluation_report=_evaluation(platform, version),
+        evaluation_report=evaluation_of(platform, version),
         champion=platform.models.ledger.history(model.spec.name).to_dicts(),
     )
 
@@ -309,57 +248,21 @@ def _tune(
     )
 
 
-def _decide(
-    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, candidate: ModelVersion
-) -> LedgerEntry:
-    spec = model.spec
-    report = _evaluation(platform, candidate)
-    stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
-    rows = split(stored.frame, spec.windows, candidate.provenance.as_of).holdout.head(_CLEAN_PROCESS_ROWS)
-    scores = raw_scores(platform.models.load(spec.name, candidate.version), rows)
-    check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
-    champion = platform.models.champion(spec.name)
-    decision: Decision = decide(
-        spec,
-        report,
-        champion_age=None if champion is None else candidate.provenance.as_of - champion.trained_through,
-        latency_ms=check.median_ms,
-        loads_cleanly=check.ok,
-    )
-    context.log.info("%s", decision.reason)
-    return platform.models.promote(
-        spec.name,
-        candidate.version,
-        decision,
-        expected_current=None if champion is None else champion.version,
-        watermark=candidate.provenance.as_of,
-        by="automation",
-        run_id=context.run_id,
-    )
+def evaluation_of(platform: Platform, version: ModelVersion) -> EvaluationReport:
+    """The report on a version, as it was made.
 
-
-def _evaluation_history(platform: Platform, model: ModelIdentity) -> bytes:
-    """The gate's metric of every version and its rivals, at the event time of its evaluation."""
-    spec = model.spec
-    judged = metric(spec.gate.metric, spec.task)
-    rows = platform.lake.read(evaluation_table(spec)).filter(
-        pl.col("section") == "metric", pl.col("name") == judged.name, pl.col("value").is_not_null()
-    )
-    return plots.metric_over_time(
-        rows.select(
-            pl.col("evaluated_at_watermark").alias("time"), "value", "low", "high", pl.col("subject").alias("group")
-        ),
-        metric=judged.name,
-        unit=judged.unit,
-        title=f"{spec.name}: {judged.name} of every candidate on its held-out rows",
-    )
-
-
-def _evaluation(platform: Platform, version: ModelVersion) -> EvaluationReport:
+    Raises:
+        LookupError: the version was not evaluated.
+    """
     return EvaluationReport.from_json(platform.models.artifact_text(version.run_id, "evaluation/evaluation.json"))
 
 
-def _candidate(platform: Platform, model: ModelIdentity) -> ModelVersion:
+def newest_candidate(platform: Platform, model: ModelIdentity) -> ModelVersion:
+    """The newest version.
+
+    Raises:
+        dagster.Failure: there is none.
+    """
     candidate = platform.models.candidate(model.spec.name)
     if candidate is None:
         raise dg.Failure(f"{model.spec.name} has no candidate: materialise {model.spec.name}/tuned_model first")

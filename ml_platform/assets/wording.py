@@ -5,6 +5,7 @@ click, so what people come for is kept short, and tables of everything are texts
 """
 
 import dagster as dg
+import polars as pl
 
 from ml_platform.assets.metadata import markdown_table
 from ml_platform.core.bootstrap import Figure
@@ -58,6 +59,22 @@ def decision(entry: LedgerEntry) -> str:
         f"Version {entry.version} **{verdict}** ({entry.rule.replace('_', ' ')}) by {entry.decided_by}, on data up to "
         f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}"
     )
+
+
+def serving_table(model: str, served: pl.DataFrame) -> str:
+    """Which version of a model predicted when, newest first, and on whose word; ``served`` as the ledger gives it."""
+    rows = [
+        {
+            "model": model,
+            "version": row["version"],
+            "from (event time)": row["served_from"],
+            "until": row["served_until"] or "now",
+            "rule": row["rule"].replace("_", " "),
+            "by": row["decided_by"],
+        }
+        for row in reversed(served.to_dicts())
+    ]
+    return markdown_table(rows)
 
 
 def gates_table(entry: LedgerEntry) -> str:

@@ -1,6 +1,6 @@
 """``ml-platform``: the platform in a terminal, for people.
 
-A command is a function in the module of its own name, registered here. Each is thin: it reads its arguments, calls
+A command is a function of its own name, registered here. Each is thin: it reads its arguments, calls
 the layer that does the work and shows what came out. What a command needs is imported when it runs, so that
 ``--help`` answers at once.
 """
@@ -12,8 +12,21 @@ import typer
 
 from ml_platform import settings
 
-COMMANDS = ("run", "replay", "up", "status", "predict", "drift", "features", "sql", "doctor")
-"""In the order of ``--help``."""
+COMMANDS = {
+    "run": "run",
+    "replay": "replay",
+    "up": "up",
+    "status": "status",
+    "promote": "decide",
+    "reject": "decide",
+    "rollback": "decide",
+    "predict": "predict",
+    "drift": "drift",
+    "features": "features",
+    "sql": "sql",
+    "doctor": "doctor",
+}
+"""Every command and the module its function is in, in the order of ``--help``."""
 
 app = typer.Typer(
     name="ml-platform",
@@ -30,8 +43,8 @@ def platform() -> None:
     settings.prepare_environment()
 
 
-for _name in COMMANDS:
-    app.command(_name)(getattr(import_module(f"{__name__}.{_name}"), _name))
+for _name, _module in COMMANDS.items():
+    app.command(_name)(getattr(import_module(f"{__name__}.{_module}"), _name))
 
 
 def main() -> None:

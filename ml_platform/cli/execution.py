@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ml_platform.assets.champion import decision_job_name
 from ml_platform.automation.jobs import loop_job_name, training_keys
 from ml_platform.automation.runs import range_tags
 from ml_platform.definitions import defs
@@ -53,6 +54,34 @@ def execute(dataset: Dataset, plan: Plan) -> None:
         raise RunFailedError(f"run {result.run_id} failed in {len(failed)} steps: {reasons}")
 
 
+def execute_decision(model: str, verdict: str, said: Mapping[str, Any]) -> None:
+    """Run the job by which a person decides on a model.
+
+    Args:
+        model: which model.
+        verdict: promote, reject or rollback.
+        said: reason, person and version, as the job's configuration.
+
+    Raises:
+        RunFailedError: the decision was refused; the message says why.
+    """
+    _hush()
+    name = decision_job_name(model, verdict)
+    job = dg.Definitions.merge(
+        defs(), dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
+    ).resolve_job_def(name)
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            run_config={"ops": {f"{name}_decision": {"config": dict(said)}}, "loggers": {"console": {}}},
+            raise_on_error=False,
+        )
+    if not result.success:
+        # "module.NameOfError: why": people are told why.
+        reasons = [_cause(event).partition(": ")[2] for event in result.all_events if event.is_step_failure]
+        raise RunFailedError(f"{verdict} was refused: {'; '.join(reasons)} (run {result.run_id})")
+
+
 def _hush() -> None:
     """Keep out of the terminal what libraries say there beside the run's own log."""
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -61,8 +90,9 @@ def _hush() -> None:
 
 
 def _cause(event: dg.DagsterEvent) -> str:
+    """What the step itself said, beneath what Dagster says of it."""
     error = event.step_failure_data.error
-    while error is not None and error.cause is not None:
+    while error is not None and error.cause is not None and str(error.cls_name).startswith("Dagster"):
         error = error.cause
     return "unknown" if error is None else error.message.strip().splitlines()[0]
 

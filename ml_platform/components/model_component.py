@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from ml_platform import settings
-from ml_platform.assets.model import model_assets
+from ml_platform.assets.model import model_assets, model_jobs
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.stores.declarations import dataset_folder, load_dataset
 from ml_platform.stores.features import FeatureClient
@@ -29,7 +29,7 @@ class ModelComponent(dg.Component):
         return cls(cast(ModelSpec, attributes))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The model's assets, from labels to drift.
+        """The model's assets, from labels to drift, and the jobs by which people decide on it.
 
         Raises:
             LookupError: its feature service is not in the Feast repository; the message names those that are.
@@ -37,4 +37,6 @@ class ModelComponent(dg.Component):
         """
         dataset = load_dataset(dataset_folder(context.path))
         manifest = FeatureClient(settings.load()).manifest()
-        return dg.Definitions(assets=model_assets(self.spec, dataset, manifest))
+        return dg.Definitions(
+            assets=model_assets(self.spec, dataset, manifest), jobs=model_jobs(self.spec, dataset, manifest)
+        )

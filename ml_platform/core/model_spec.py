@@ -143,6 +143,9 @@ class PromotionGate(Spec):
     max_calibration_error: float | None = Field(default=None, ge=0)
     cases: tuple[BehaviouralCase, ...] = ()
     latency_budget_ms: float = Field(default=50.0, gt=0, description="Median of one-row answers in a clean process.")
+    approval: Literal["automatic", "required"] = Field(
+        default="automatic", description="Whether a candidate that passes every gate waits for a person's word."
+    )
 
 
 class DriftPolicy(Spec):

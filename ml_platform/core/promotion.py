@@ -15,8 +15,9 @@ from ml_platform.core.evaluation_report import EvaluationReport, MetricResult
 from ml_platform.core.metrics import metric
 from ml_platform.core.model_spec import ModelSpec
 
-Rule = Literal["first_champion", "better_than_champion", "replaces_stale_champion", "rejected"]
-"""What decided. ``rejected`` means that at least one gate did not hold: the champion, if any, stays."""
+Rule = Literal["first_champion", "better_than_champion", "replaces_stale_champion", "awaits_approval", "rejected"]
+"""What decided. ``rejected`` means that at least one gate did not hold: the champion, if any, stays.
+``awaits_approval`` means that all hold and a person has the last word."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Decision:
     gates: tuple[GateResult, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a decision that contradicts itself: promotion takes every gate, rejection at least one failure."""
+        """Refuse a decision that contradicts itself: only rejection has failed gates, only approval is waited for."""
         if self.rule not in get_args(Rule):
             raise ValueError(f"rule {self.rule!r} is unknown: one of {list(get_args(Rule))}")
         holds = all(gate.passed for gate in self.gates)
-        if self.promote != holds or self.promote != (self.rule != "rejected"):
+        if holds != (self.rule != "rejected") or self.promote != (self.rule not in ("rejected", "awaits_approval")):
             raise ValueError(
                 f"promote={self.promote} by rule {self.rule!r} contradicts its gates, which "
                 f"{'all hold' if holds else 'do not all hold'}"
@@ -77,7 +78,8 @@ def decide(
 
     Without a champion every other gate must hold. Against a champion, the lower end of the paired interval of the
     improvement must be above zero; a champion older than ``stale_after`` may be replaced by a candidate
-    that is not shown to be worse by ``stale_margin`` or more.
+    that is not shown to be worse by ``stale_margin`` or more. Where ``spec.gate.approval`` is required, a candidate
+    that passes is not promoted but waits.
 
     Args:
         spec: the declaration.
@@ -121,6 +123,8 @@ def decide(
     reason = (
         f"{lead}; all {len(gates)} gates hold, {judged.over_baseline} better than the baseline in {spec.gate.metric}."
     )
+    if spec.gate.approval == "required":
+        return Decision(False, "awaits_approval", f"{reason} It waits for a person's approval.", tuple(gates))
     return Decision(True, rule, reason, tuple(gates))
 
 

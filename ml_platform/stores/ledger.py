@@ -103,6 +103,21 @@ class Ledger:
         """The newest decision on a version; None if there is none."""
         return _last(self.history(model).filter(pl.col("version") == version))
 
+    def served(self, model: str) -> pl.DataFrame:
+        """Which version predicted when, by event time, oldest first.
+
+        Columns ``version``, ``served_from``, ``served_until`` (null: still), ``rule``, ``decided_by`` and ``reason``.
+        """
+        promotions = self.history(model).filter("promoted")
+        return promotions.select(
+            "version",
+            pl.col("decided_at_watermark").alias("served_from"),
+            pl.col("decided_at_watermark").shift(-1).alias("served_until"),
+            "rule",
+            "decided_by",
+            "reason",
+        )
+
     def champion(self, model: str) -> LedgerEntry | None:
         """The entry that made the present champion; None if no version ever was."""
         return _last(self.history(model).filter("promoted"))

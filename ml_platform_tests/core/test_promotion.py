@@ -140,6 +140,15 @@ def test_a_candidate_that_holds_every_gate_replaces_the_champion_and_says_why():
     ]
 
 
+def test_where_approval_is_required_a_candidate_that_holds_every_gate_waits_and_one_that_fails_is_rejected():
+    cautious = spec(gate={**GATE, "approval": "required"})
+    waits = decide(cautious, report(), champion_age=FRESH, latency_ms=3.0, loads_cleanly=True)
+    assert (waits.promote, waits.rule, waits.failed) == (False, "awaits_approval", ())
+    assert waits.reason.endswith("better than the baseline in auc. It waits for a person's approval.")
+    fails = decide(cautious, report(floor=0.5), champion_age=FRESH, latency_ms=3.0, loads_cleanly=True)
+    assert (fails.promote, fails.rule) == (False, "rejected")
+
+
 def test_counts_of_rows_are_written_with_thousands_separators():
     many = report(has_champion=False, slice=0.5).model_copy(update={"rows": 13_439})
     many = many.model_copy(update={"slices": (many.slices[0].model_copy(update={"rows": 1_234}),)})

@@ -18,7 +18,8 @@ import polars as pl
 
 import ml_platform
 from ml_platform.assets.features import online_asset, view_asset
-from ml_platform.assets.model import model_assets
+from ml_platform.assets.ledger import ledger_spec
+from ml_platform.assets.model import model_assets, model_jobs
 from ml_platform.assets.tables import table_asset
 from ml_platform.automation.jobs import daily_job_name, dataset_jobs
 from ml_platform.automation.runs import range_tags
@@ -147,10 +148,12 @@ class Home:
             *(view_asset(view, self.dataset.views[name], self.dataset) for name, view in views.items()),
             online_asset(list(views.values()), self.dataset.spec),
             *(asset for spec in self.dataset.models for asset in model_assets(spec, self.dataset, manifest)),
+            ledger_spec(self.dataset.models),
         ]
+        decisions = [job for spec in self.dataset.models for job in model_jobs(spec, self.dataset, manifest)]
         return dg.Definitions(
             assets=assets,
-            jobs=dataset_jobs(self.dataset),
+            jobs=[*dataset_jobs(self.dataset), *decisions],
             resources={"platform": Platform(), "mlflow": MlflowResource()},
             executor=dg.in_process_executor,
         )
@@ -162,6 +165,7 @@ class Home:
         *,
         job: str | None = None,
         tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """A run of a job (the daily chain) over some assets (``raw/arrivals``; all) and days, in this process."""
         resolved = self.definitions.resolve_job_def(job or daily_job_name(self.dataset.spec))
@@ -170,6 +174,7 @@ class Home:
                 instance=instance,
                 asset_selection=None if selection is None else [dg.AssetKey(key.split("/")) for key in selection],
                 tags=tags if tags is not None else (range_tags(*days) if days else {}),
+                run_config=config,
                 raise_on_error=False,
             )
 

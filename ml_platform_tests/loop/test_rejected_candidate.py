@@ -1,11 +1,17 @@
-"""Only what was promoted predicts: a candidate that its gates reject leaves no trace in predictions.
+"""Only what was promoted predicts: a candidate that is rejected, waits or was rolled back from does not.
 
-Three candidates through real runs: rejected, promoted, rejected. The declarations differ in gate and seed alone.
+Candidates through real runs; their declarations differ in gate and seed alone. People decide by the jobs of the
+Launchpad and by the command line.
 """
+
+import json
+from datetime import timedelta
 
 import dagster as dg
 import polars as pl
+from typer.testing import CliRunner
 
+from ml_platform import cli
 from ml_platform.core.model_spec import Baseline, ModelSpec, PromotionGate
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.models import ModelStore
@@ -17,6 +23,8 @@ IMPOSSIBLE = PromotionGate(metric="auc", floor={"auc": 0.9999})
 LENIENT = PromotionGate(
     metric="auc", floor={"auc": 0.5}, slice_max_drop=1.0, protected_max_gap=1.0, latency_budget_ms=10_000
 )
+
+SUPERVISED = LENIENT.model_copy(update={"approval": "required", "stale_after": timedelta(0), "stale_margin": 1.0})
 
 
 def declared(gate: PromotionGate, seed: int) -> ModelSpec:
@@ -39,6 +47,12 @@ def land_and_run(home: Home, until: str) -> dg.ExecuteInProcessResult:
     result = home.run([f"{MODEL}/predictions", f"{MODEL}/performance_report"], days)
     assert result.success
     return result
+
+
+def decide(home: Home, verdict: str, **said: object) -> dg.ExecuteInProcessResult:
+    """A person's decision, as the Launchpad runs it."""
+    name = f"{MODEL}_{verdict}"
+    return home.run(None, job=name, config={"ops": {f"{name}_decision": {"config": said}}})
 
 
 def predicted_by(home: Home) -> dict[int, int]:
@@ -84,3 +98,53 @@ def test_what_was_rejected_never_predicts(home: Home) -> None:
     assert predictions.filter(pl.col("prediction_time") <= champion.trained_through).is_empty()
     reported = home.lake.read(f"{MODEL}/performance_report")
     assert set(reported["model_version"]) == {2}
+
+
+def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_it_is_rolled_back(home: Home) -> None:
+    first = home.with_models(declared(LENIENT, seed=1))
+    land_and_run(first, "2013-01-13")
+    train(first)
+    land_and_run(first, "2013-01-14")
+    assert set(predicted_by(home)) == {1}
+
+    second = home.with_models(declared(SUPERVISED, seed=2))
+    train(second)
+    land_and_run(second, "2013-01-15")
+    ledger = Ledger(home.lake)
+    assert ledger.history(MODEL)["rule"].to_list() == ["first_champion", "awaits_approval"]
+    assert set(predicted_by(home)) == {1}
+
+    approved = decide(second, "promote", reason="fewer alarms in the trial", person="ann")
+    assert approved.success
+    land_and_run(second, "2013-01-16")
+    before = predicted_by(home)
+    assert set(before) == {1, 2}
+    with home.instance() as instance:
+        entries = instance.fetch_materializations(dg.AssetKey(["ledger", "promotions"]), limit=10).records
+        champion = instance.get_latest_materialization_event(dg.AssetKey([MODEL, "champion"]))
+    assert [entry.asset_materialization.metadata["version"].value for entry in entries] == [2, 2, 1]
+    assert champion is not None
+    assert champion.asset_materialization is not None
+    explained = champion.asset_materialization.metadata["explanation"].value
+    assert "**Version 2 is champion" in str(explained)
+    assert "fewer alarms in the trial" in str(explained)
+
+    refused = decide(second, "reject", reason="too late", person="ann")
+    assert not refused.success
+
+    answer = CliRunner().invoke(
+        cli.app, ["rollback", MODEL, "--reason", "it warns of everything", "--by", "bob", "--json"]
+    )
+    assert answer.exit_code == 0, answer.output
+    entry = json.loads(answer.stdout)
+    assert (entry["version"], entry["rule"], entry["decided_by"]) == (1, "rolled_back_by_person", "bob")
+    train(second)
+    land_and_run(second, "2013-01-17")
+    after = predicted_by(home)
+    assert after[1] > before[1] + 1000
+    assert after[2] == before[2]
+    assert ledger.served(MODEL)["version"].to_list() == [1, 2, 1]
+    with home.instance() as instance:
+        run = instance.get_run_by_id(entry["run_id"])
+    assert run is not None
+    assert run.is_success

@@ -1,0 +1,210 @@
+"""``<model>/champion``: the version that predicts, the gates' decision on the newest candidate, and people's decisions.
+
+A decision is made once for each version: by the gates when the asset is first materialised after its evaluation, and by
+people through jobs that ask for a reason and a person.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from pydantic import Field
+
+from ml_platform.assets import wording
+from ml_platform.assets.events import report_whole
+from ml_platform.assets.ledger import report_entry
+from ml_platform.assets.metadata import picture
+from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.assets.training import evaluation_of, newest_candidate
+from ml_platform.core import plots
+from ml_platform.core.metrics import metric
+from ml_platform.core.promotion import Decision, decide
+from ml_platform.core.scoring import raw_scores
+from ml_platform.core.splits import split
+from ml_platform.resources.platform import Platform
+from ml_platform.stores import manual_decisions
+from ml_platform.stores.evaluations import evaluation_table
+from ml_platform.stores.ledger import LedgerEntry
+from ml_platform.stores.manual_decisions import Instruction
+from ml_platform.stores.model_tables import stored_training_set
+from ml_platform.stores.models import ModelVersion
+
+_CLEAN_PROCESS_ROWS = 20
+
+
+def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/champion``: the version that predicts, and the decision on the newest candidate."""
+    spec = model.spec
+    key = model.key("champion")
+
+    @dg.multi_asset(
+        name=f"{spec.name}__champion",
+        specs=[
+            model.asset(
+                "champion",
+                "The version that predicts. A candidate takes its place only if every declared gate holds; either way "
+                "the decision and its reason go to the ledger.",
+                {"mlflow"},
+                [model.key("evaluation_report")],
+            )
+        ],
+        can_subset=True,
+    )
+    def champion(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        candidate = newest_candidate(platform, model)
+        entry = platform.models.ledger.decision_on(spec.name, candidate.version)
+        if entry is None:
+            report_entry(context, platform, _decide(context, platform, model, candidate))
+        else:
+            context.log.info("version %s was decided on before: %s", candidate.version, entry.reason)
+        current = platform.models.champion(spec.name)
+        yield from report_whole(context, key, champion_identity(current), champion_metadata(platform, model, current))
+
+    return champion
+
+
+def champion_identity(champion: ModelVersion | None) -> str:
+    """The data version of ``<model>/champion``: which model predicts."""
+    return "none" if champion is None else f"{champion.version}:{champion.model_hash}"
+
+
+def champion_metadata(platform: Platform, model: ModelIdentity, current: ModelVersion | None) -> dict[str, Any]:
+    """Who is champion, since when and why, and the last decision with its gates."""
+    ledger = platform.models.ledger
+    promotion, last = ledger.champion(model.spec.name), ledger.latest(model.spec.name)
+    metadata: dict[str, Any] = {
+        "explanation": dg.MetadataValue.md(
+            wording.NO_CHAMPION
+            if current is None or promotion is None
+            else wording.explanation(current, promotion, platform.settings)
+        ),
+        "history": picture(_evaluation_history(platform, model), "evaluations by event time"),
+    }
+    if last is not None:
+        metadata |= {
+            "last_decision": dg.MetadataValue.md(wording.decision(last)),
+            "served": dg.MetadataValue.md(wording.serving_table(model.spec.name, ledger.served(model.spec.name))),
+            "candidate_version": last.version,
+            "promoted": int(last.promoted),
+        }
+        if last.gate_results:
+            metadata["gates"] = dg.MetadataValue.md(wording.gates_table(last))
+    if current is not None:
+        figures = {k.removeprefix("holdout_"): v for k, v in current.metrics.items() if k.startswith("holdout_")}
+        metadata |= {
+            "champion_version": current.version,
+            "trained_through": dg.MetadataValue.timestamp(current.trained_through),
+            "training_rows": current.provenance.training_rows,
+            "evaluated_rows": figures.pop("rows"),
+            "mlflow": wording.mlflow_links(current),
+            **{name: value for name, value in figures.items() if name != "champion_rows"},
+        }
+    return metadata
+
+
+class Said(dg.Config):
+    """What a person says of a version."""
+
+    reason: str = Field(description="Why, in your words. It goes to the ledger.")
+    person: str = Field(description="On whose word. It goes to the ledger.")
+    version: int | None = Field(
+        default=None,
+        description="Which version: by default the newest candidate, and for a rollback the champion before this one.",
+    )
+
+
+_VERDICTS: dict[str, tuple[Callable[..., LedgerEntry], str]] = {
+    "promote": (manual_decisions.promote, "Make a candidate champion that passed its gates and waits for approval."),
+    "reject": (manual_decisions.reject, "Refuse a candidate that waits for approval: the champion stays."),
+    "rollback": (manual_decisions.rollback, "Make an earlier champion the champion again."),
+}
+
+
+def decision_job_name(model: str, verdict: str) -> str:
+    """Name of the job by which a person decides; ``verdict`` is promote, reject or rollback."""
+    return f"{model}_{verdict}"
+
+
+def decision_jobs(model: ModelIdentity) -> list[dg.JobDefinition]:
+    """Promote, reject and roll back, as jobs whose Launchpad asks for a reason and a person."""
+    return [_decision_job(model, verdict, *what) for verdict, what in _VERDICTS.items()]
+
+
+def _decision_job(
+    model: ModelIdentity, verdict: str, record: Callable[..., LedgerEntry], description: str
+) -> dg.JobDefinition:
+    spec, name = model.spec, decision_job_name(model.spec.name, verdict)
+
+    @dg.op(name=f"{name}_decision", description=description)
+    def decision(context: dg.OpExecutionContext, config: Said, platform: Platform) -> None:
+        by = Instruction(config.person, config.reason, model.watermark(platform), context.run_id)
+        entry = record(platform.models, spec.name, config.version, by)
+        context.log.info("version %s: %s by %s", entry.version, entry.rule.replace("_", " "), entry.decided_by)
+        report_entry(context, platform, entry)
+        current = platform.models.champion(spec.name)
+        context.log_event(
+            dg.AssetMaterialization(
+                model.key("champion"),
+                metadata=champion_metadata(platform, model, current),
+                tags={DATA_VERSION_TAG: champion_identity(current)},
+            )
+        )
+
+    @dg.job(
+        name=name,
+        description=description,
+        tags={"model": spec.name, "ml_platform/reason": f"a person asked: {verdict}"},
+        executor_def=dg.in_process_executor,
+    )
+    def decide_by_hand() -> None:
+        decision()
+
+    return decide_by_hand
+
+
+def _decide(
+    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, candidate: ModelVersion
+) -> LedgerEntry:
+    spec = model.spec
+    report = evaluation_of(platform, candidate)
+    stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
+    rows = split(stored.frame, spec.windows, candidate.provenance.as_of).holdout.head(_CLEAN_PROCESS_ROWS)
+    scores = raw_scores(platform.models.load(spec.name, candidate.version), rows)
+    check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
+    champion = platform.models.champion(spec.name)
+    decision: Decision = decide(
+        spec,
+        report,
+        champion_age=None if champion is None else candidate.provenance.as_of - champion.trained_through,
+        latency_ms=check.median_ms,
+        loads_cleanly=check.ok,
+    )
+    context.log.info("%s", decision.reason)
+    return platform.models.promote(
+        spec.name,
+        candidate.version,
+        decision,
+        expected_current=None if champion is None else champion.version,
+        watermark=candidate.provenance.as_of,
+        by="automation",
+        run_id=context.run_id,
+    )
+
+
+def _evaluation_history(platform: Platform, model: ModelIdentity) -> bytes:
+    """The gate's metric of every version and its rivals, at the event time of its evaluation."""
+    spec = model.spec
+    judged = metric(spec.gate.metric, spec.task)
+    rows = platform.lake.read(evaluation_table(spec)).filter(
+        pl.col("section") == "metric", pl.col("name") == judged.name, pl.col("value").is_not_null()
+    )
+    return plots.metric_over_time(
+        rows.select(
+            pl.col("evaluated_at_watermark").alias("time"), "value", "low", "high", pl.col("subject").alias("group")
+        ),
+        metric=judged.name,
+        unit=judged.unit,
+        title=f"{spec.name}: {judged.name} of every candidate on its held-out rows",
+    )

@@ -1,0 +1,156 @@
+"""What a person decides on a model's versions: promote, reject, roll back; recorded as every decision is.
+
+Belongs here: which of these the model's history allows. A person lets a waiting candidate through or refuses it, and
+may go back to a version that has served; nobody promotes what its gates refused.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import polars as pl
+
+from ml_platform.core.promotion import GateResult
+from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision
+from ml_platform.stores.models import ModelStore
+
+_ROLLED_BACK: Final = "rolled_back_by_person"
+
+
+class NotAllowedError(ValueError):
+    """The model's history does not allow what was asked; the message says why, and what it allows."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Who asks and why, in their own words; the event time it speaks of (UTC), and the Dagster run that carries it out.
+
+    Raises:
+        ValueError: person or reason is empty.
+    """
+
+    person: str
+    reason: str
+    watermark: datetime
+    run_id: str
+
+    def __post_init__(self) -> None:
+        """Refuse what the ledger could not answer for: a decision without a person or a reason."""
+        for name, said in (("person", self.person), ("reason", self.reason)):
+            if not said.strip():
+                raise ValueError(f"a decision on a model needs a {name}, not {said!r}")
+
+
+def promote(store: ModelStore, model: str, version: int | None, by: Instruction) -> LedgerEntry:
+    """Make a version (by default the newest) champion.
+
+    Its gates must have held, judged against the version that is champion now.
+
+    Raises:
+        UnknownModelError: there is no such version.
+        NotAllowedError: it is champion, was never judged, failed a gate, or was judged against another champion.
+        PromotionConflictError: another decision came first.
+    """
+    candidate, current = _candidate(store, model, version), _champion(store.ledger, model)
+    judged = _judgement(store.ledger, model, candidate)
+    if candidate == current:
+        raise NotAllowedError(f"{model} version {candidate} is champion already")
+    if judged.rule == "rejected":
+        raise NotAllowedError(
+            f"{model} version {candidate} failed its gates, and what failed never predicts: {judged.reason}"
+        )
+    if judged.previous_version != current:
+        raise NotAllowedError(
+            f"{model} version {candidate} was judged against {_named(judged.previous_version)}, and champion is now "
+            f"{_named(current)}: train a new candidate to compare with that"
+        )
+    gates = tuple(GateResult(**gate) for gate in judged.gate_results)
+    decision = ManualDecision(True, "promoted_by_person", by.reason.strip(), gates)
+    return _record(store, model, candidate, decision, current, by)
+
+
+def reject(store: ModelStore, model: str, version: int | None, by: Instruction) -> LedgerEntry:
+    """Refuse a version (by default the newest) that waits for approval: the champion stays.
+
+    Raises:
+        UnknownModelError: there is no such version.
+        NotAllowedError: it does not wait for approval.
+    """
+    candidate = _candidate(store, model, version)
+    latest = store.ledger.decision_on(model, candidate)
+    if latest is None or latest.rule != "awaits_approval":
+        known = "has no decision" if latest is None else f"is {latest.rule.replace('_', ' ')}"
+        hint = "; `rollback` replaces a champion" if candidate == _champion(store.ledger, model) else ""
+        raise NotAllowedError(f"{model} version {candidate} {known}: only one that awaits approval is rejected{hint}")
+    decision = ManualDecision(False, "rejected_by_person", by.reason.strip())
+    return _record(store, model, candidate, decision, _champion(store.ledger, model), by)
+
+
+def rollback(store: ModelStore, model: str, version: int | None, by: Instruction) -> LedgerEntry:
+    """Make a version champion again that was champion before, by default the one that the present one replaced.
+
+    Predictions are its own from the next run on. The version rolled back from is not promoted again by itself: only a
+    new candidate that beats the champion is.
+
+    Raises:
+        UnknownModelError: there is no such version.
+        NotAllowedError: there is no earlier champion, or this version is champion now or never was.
+        PromotionConflictError: another decision came first.
+    """
+    history = store.ledger.history(model).filter("promoted")
+    current = _champion(store.ledger, model)
+    if current is None:
+        raise NotAllowedError(f"{model} has no champion to roll back from")
+    served = history["version"].unique(maintain_order=True).to_list()
+    # A rollback's own entry names the version it left, which is no earlier champion but the one nobody wants.
+    earned = history.filter(pl.col("version") == current, pl.col("rule") != _ROLLED_BACK)
+    target = version if version is not None else earned["previous_version"].to_list()[-1]
+    if target is None:
+        raise NotAllowedError(f"{model} version {current} is its first champion: there is none to go back to")
+    if target == current:
+        raise NotAllowedError(f"{model} version {current} is champion already; have been champion: {served}")
+    if target not in served:
+        store.describe(model, target)
+        raise NotAllowedError(f"{model} version {target} never was champion; have been: {served}")
+    return _record(store, model, target, ManualDecision(True, _ROLLED_BACK, by.reason.strip()), current, by)
+
+
+def _record(
+    store: ModelStore, model: str, version: int, decision: ManualDecision, current: int | None, by: Instruction
+) -> LedgerEntry:
+    return store.promote(
+        model,
+        version,
+        decision,
+        expected_current=current,
+        watermark=by.watermark,
+        by=by.person.strip(),
+        run_id=by.run_id,
+    )
+
+
+def _candidate(store: ModelStore, model: str, version: int | None) -> int:
+    if version is not None:
+        return store.describe(model, version).version
+    newest = store.candidate(model)
+    if newest is None:
+        raise NotAllowedError(f"{model} has no version yet")
+    return newest.version
+
+
+def _judgement(ledger: Ledger, model: str, version: int) -> LedgerEntry:
+    """The newest decision on a version that its gates made."""
+    by_person = pl.col("rule").str.ends_with("_by_person")
+    judged = ledger.history(model).filter(pl.col("version") == version, ~by_person)
+    if judged.is_empty():
+        raise NotAllowedError(f"{model} version {version} was never judged: materialise {model}/champion first")
+    return LedgerEntry(**judged.row(-1, named=True))
+
+
+def _champion(ledger: Ledger, model: str) -> int | None:
+    entry = ledger.champion(model)
+    return None if entry is None else entry.version
+
+
+def _named(version: int | None) -> str:
+    return "no champion" if version is None else f"version {version}"
