@@ -1,5 +1,6 @@
 """The code location: everything declared under ``defs/``, its jobs and sensors, and the platform's resources."""
 
+import gc
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +14,9 @@ from ml_platform.settings import prepare_environment
 from ml_platform.stores.declarations import load_dataset
 
 prepare_environment()
+# What the imports made lives as long as the process: without this the collector walks through all of it again and again
+# while the definitions are made, a sixth of the time that loading takes.
+gc.freeze()
 
 
 def platform_definitions(package: Path) -> dg.Definitions:

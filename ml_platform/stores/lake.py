@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import duckdb
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from ml_platform.core.content import content_hash, digest, sort_rows
 from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    # Both are imported where they are used: the code location loads without them.
+    from deltalake import DeltaTable
+    from duckdb import DuckDBPyConnection
 
 CATALOG = "catalog/partitions"
 WHOLE = "all"
@@ -100,6 +102,8 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the table has ever been written."""
+        from deltalake import DeltaTable
+
         return bool(DeltaTable.is_deltatable(self.uri(table), self._options))
 
     def version(self, table: str) -> int:
@@ -168,6 +172,8 @@ class Lake:
             UnknownTableError: a table is not in the lake; the message names those that are.
             duckdb.Error: DuckDB refused the statement.
         """
+        import duckdb
+
         statements = duckdb.extract_statements(sql)
         if len(statements) != 1:
             raise RefusedQueryError(f"give exactly one statement, not {len(statements)}")
@@ -272,6 +278,9 @@ class Lake:
 
     def create(self, table: str, schema: Mapping[str, pl.DataType]) -> None:
         """Make an empty table that only grows, unless it is there."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import CommitFailedError
+
         if self.exists(table):
             return
         # A process that loses the race to create it uses the winner's.
@@ -301,6 +310,9 @@ class Lake:
         Returns:
             Whether the rows were added.
         """
+        from deltalake import CommitProperties, Transaction, write_deltalake
+        from deltalake.exceptions import CommitFailedError
+
         transaction = Transaction(app_id=claim, version=sequence)
         try:
             write_deltalake(
@@ -315,13 +327,18 @@ class Lake:
 
     # Inside ----------------------------------------------------------------------------------------
 
-    def _open(self, table: str, version: int | None = None) -> DeltaTable:
+    def _open(self, table: str, version: int | None = None) -> "DeltaTable":
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
         try:
             return DeltaTable(self.uri(table), version=version, storage_options=self._options)
         except TableNotFoundError:
             raise UnknownTableError(f"the lake has no table {table!r} (looked in {self.uri(table)})") from None
 
     def _commit(self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None) -> None:
+        from deltalake.exceptions import DeltaError
+
         exists = self.exists(table)
         write = self._writer(
             table,
@@ -341,6 +358,8 @@ class Lake:
     def _writer(
         self, table: str, frame: pl.DataFrame, *, mode: str, partition_by: list[str] | None, predicate: str | None
     ) -> Callable[[], int]:
+        from deltalake import write_deltalake
+
         def write() -> int:
             new = not self.exists(table)
             write_deltalake(
@@ -424,7 +443,7 @@ class Lake:
             records = records.filter(pl.col("table_name") == table)
         return records.collect()
 
-    def _create_view(self, connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    def _create_view(self, connection: "DuckDBPyConnection", table: str) -> None:
         registered = table.replace("/", "__")
         # A polars scan, because DuckDB's filters on text have no kernel in pyarrow datasets.
         connection.register(registered, pl.scan_delta(self._open(table)))
@@ -454,7 +473,7 @@ def _state(record: Mapping[str, Any]) -> PartitionState:
     )
 
 
-def _files_by_partition(delta: DeltaTable) -> dict[str, list[str]]:
+def _files_by_partition(delta: "DeltaTable") -> dict[str, list[str]]:
     actions = pl.DataFrame(delta.get_add_actions(flatten=True))
     if "partition.day" not in actions.columns:
         return {WHOLE: actions["path"].to_list()}
@@ -467,6 +486,8 @@ def _files_hash(files: Iterable[str]) -> str:
 
 
 def _with_retries(write: Callable[[], int]) -> int:
+    from deltalake.exceptions import CommitFailedError
+
     for attempt in range(_COMMIT_ATTEMPTS):
         try:
             return write()

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, cast
 
-import duckdb
 import polars as pl
 
 from ml_platform.core.content import digest, digest_mapping
@@ -84,6 +83,8 @@ def bind(spec: Transform, folder: Path) -> BoundTransform:
 
 
 def _run_sql(sql: str, frames: Mapping[str, pl.DataFrame], start: datetime, end: datetime) -> pl.DataFrame:
+    import duckdb
+
     with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as connection:
         for name, frame in frames.items():
             connection.register(name, frame.to_arrow())

@@ -1,0 +1,20 @@
+"""Load the empty project as an environment without the platform would.
+
+The platform registers its components with Dagster, which imports what is registered for any project it loads.
+"""
+
+import importlib.metadata
+from typing import Any
+
+_found = importlib.metadata.entry_points
+
+
+def _others(**wanted: Any) -> importlib.metadata.EntryPoints:
+    return importlib.metadata.EntryPoints(e for e in _found(**wanted) if not e.value.startswith("ml_platform"))
+
+
+importlib.metadata.entry_points = _others
+
+from empty_project.definitions import defs  # noqa: E402
+
+defs().get_repository_def()
