@@ -1,5 +1,6 @@
 """The code location: everything declared under ``defs/``, its jobs and sensors, and the platform's resources."""
 
+import atexit
 import gc
 from pathlib import Path
 
@@ -17,6 +18,8 @@ prepare_environment()
 # What the imports made lives as long as the process: without this the collector walks through all of it again and again
 # while the definitions are made, a sixth of the time that loading takes.
 gc.freeze()
+# Frozen to the end, extensions would report what they own as leaked.
+atexit.register(gc.unfreeze)
 
 
 def platform_definitions(package: Path) -> dg.Definitions:

@@ -17,6 +17,7 @@ COMMANDS = {
     "replay": "replay",
     "up": "up",
     "status": "status",
+    "plan": "plan",
     "promote": "decide",
     "reject": "decide",
     "rollback": "decide",

@@ -168,14 +168,20 @@ class DriftPolicy(Spec):
 
 
 class RetrainPolicy(Spec):
-    """When a model is retrained once new training data exist."""
+    """When a model is retrained. Lengths of time are event time."""
 
-    cooldown: Duration = Field(default=parse_duration("7d"))
-    stale_after: Duration = Field(default=parse_duration("30d"))
-    performance_window: Duration = Field(default=parse_duration("7d"))
-    performance_drop: float = Field(
-        default=0.05, ge=0, description="Loss of the gate's metric that calls for retraining."
+    cooldown: Duration = Field(default=parse_duration("7d"), description="Between one training and the next.")
+    stale_after: Duration = Field(
+        default=parse_duration("30d"), description="Age of the champion's data that calls for retraining."
     )
+    performance_window: Duration = Field(
+        default=parse_duration("7d"), description="Trailing stretch of labels on which performance is judged."
+    )
+    performance_drop: float = Field(
+        default=0.05, ge=0, description="Loss of the gate's metric, beyond chance, that calls for retraining."
+    )
+    performance_minimum_rows: int = Field(default=500, ge=1, description="Labels without which nothing is judged.")
+    minimum_new_labels: int = Field(default=1000, ge=1, description="Labels since the last training, at least.")
 
 
 class ModelSpec(Spec):

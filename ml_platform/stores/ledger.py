@@ -103,6 +103,14 @@ class Ledger:
         """The newest decision on a version; None if there is none."""
         return _last(self.history(model).filter(pl.col("version") == version))
 
+    def judgement_on(self, model: str, version: int) -> LedgerEntry | None:
+        """The newest decision on a version that its gates made, not a person; None if there is none."""
+        return _last(self.judgements(model).filter(pl.col("version") == version))
+
+    def judgements(self, model: str) -> pl.DataFrame:
+        """Decisions that gates made, oldest first: one for every candidate, at the watermark of its training set."""
+        return self.history(model).filter(~pl.col("rule").str.ends_with("_by_person"))
+
     def served(self, model: str) -> pl.DataFrame:
         """Which version predicted when, by event time, oldest first.
 

@@ -139,12 +139,10 @@ def _candidate(store: ModelStore, model: str, version: int | None) -> int:
 
 
 def _judgement(ledger: Ledger, model: str, version: int) -> LedgerEntry:
-    """The newest decision on a version that its gates made."""
-    by_person = pl.col("rule").str.ends_with("_by_person")
-    judged = ledger.history(model).filter(pl.col("version") == version, ~by_person)
-    if judged.is_empty():
+    judged = ledger.judgement_on(model, version)
+    if judged is None:
         raise NotAllowedError(f"{model} version {version} was never judged: materialise {model}/champion first")
-    return LedgerEntry(**judged.row(-1, named=True))
+    return judged
 
 
 def _champion(ledger: Ledger, model: str) -> int | None:

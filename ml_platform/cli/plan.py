@@ -1,0 +1,104 @@
+"""``ml-platform plan``: what is out of date, which models are due for training and why, and what that took before."""
+
+from dataclasses import asdict
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ml_platform import settings
+from ml_platform.cli.console import console, table, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ml_platform.stores.declarations import Dataset
+
+_PAST_RUNS = 20
+
+
+def plan(
+    as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
+) -> None:
+    """Say what would be computed now and which models are due for training, and why; nothing is run."""
+    from ml_platform.cli import declared
+
+    found = {dataset.name: _planned(dataset) for dataset in declared.datasets()}
+    if as_json:
+        write_json(found)
+        return
+    out = console()
+    for name, planned in found.items():
+        _show(out, name, planned)
+
+
+def _planned(dataset: "Dataset") -> dict[str, Any]:
+    from ml_platform.core.retraining import judge
+    from ml_platform.stores.lake import Lake
+    from ml_platform.stores.planning import plan as find
+    from ml_platform.stores.retraining import gather
+
+    here = settings.load()
+    lake, found = Lake.of(here), find(here, dataset)
+    verdicts = {
+        spec.name: judge(spec, gather(lake, spec, found.watermark))
+        for spec in dataset.models
+        if found.watermark is not None
+    }
+    return {
+        "watermark": found.watermark,
+        "days": None if found.days is None else {"first": found.days[0], "last": found.days[1]},
+        "stale": found.stale,
+        "models": {name: asdict(verdict) for name, verdict in verdicts.items()},
+        "past_runs": _past_runs(here, dataset),
+    }
+
+
+def _past_runs(here: settings.Settings, dataset: "Dataset") -> dict[str, dict[str, float]]:
+    """How many runs of each job succeeded lately, and the median of their seconds."""
+    import dagster as dg
+
+    from ml_platform.automation.jobs import daily_job_name, loop_job_name
+    from ml_platform.stores.instance import prepare_dagster_home
+
+    prepare_dagster_home(here)
+    jobs = [daily_job_name(dataset.spec), loop_job_name(dataset.spec)]
+    jobs += [f"{spec.name}_training" for spec in dataset.models]
+    took: dict[str, dict[str, float]] = {}
+    with dg.DagsterInstance.get() as instance:
+        for job in jobs:
+            wanted = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
+            seconds = [
+                run.end_time - run.start_time
+                for run in instance.get_run_records(wanted, limit=_PAST_RUNS)
+                if run.start_time is not None and run.end_time is not None
+            ]
+            if seconds:
+                took[job] = {"runs": len(seconds), "median_seconds": median(seconds)}
+    return took
+
+
+def _show(out: "Console", name: str, planned: dict[str, Any]) -> None:
+    watermark = planned["watermark"]
+    if watermark is None:
+        out.print(f"[bold]{name}[/bold]  nothing has landed: ml-platform replay lands recorded events")
+        return
+    out.print(f"[bold]{name}[/bold]  watermark {watermark:%Y-%m-%d %H:%M}")
+    stale = planned["stale"]
+    if stale:
+        rows = [(asset, len(days), days[0], days[-1]) for asset, days in stale.items()]
+        out.print(table(("out of date", "partitions", "first", "last"), rows))
+    else:
+        out.print("Everything that has landed is taken in.\n")
+    for model, verdict in planned["models"].items():
+        due = "[bold]due for training[/bold]" if verdict["retrain"] else "not due for training"
+        out.print(f"[bold]{model}[/bold]  {due}. {verdict['reason']}")
+        columns = ("name", "role", "holds", "value", "bound")
+        out.print(table(columns, [[_whole(each[column]) for column in columns] for each in verdict["conditions"]]))
+    for job, took in planned["past_runs"].items():
+        out.print(f"{job} took {took['median_seconds']:.0f} s (median of the last {took['runs']:.0f} that succeeded)")
+
+
+def _whole(value: object) -> object:
+    """Counts are floats in JSON and whole numbers for people."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,71 @@
+"""What would run and why: the evidence is the lake's, whatever command shows it."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from ml_platform.cli.declared import datasets
+from ml_platform.core.retraining import judge
+from ml_platform.settings import Settings
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.retraining import gather
+from ml_platform_tests.cli.conftest import AS_OF, MODEL, WATERMARK, Run
+
+SPEC = datasets()[0].model(MODEL)
+
+
+def test_the_evidence_is_what_the_tables_say(finished: Settings) -> None:
+    lake = Lake.of(finished)
+    found = gather(lake, SPEC, WATERMARK)
+    assert (found.champion, found.champion_as_of, found.last_training) == (1, AS_OF, AS_OF)
+    labels = lake.query(f"select count(*) from {MODEL}.labels where label_time > timestamptz '{AS_OF.isoformat()}'")
+    assert found.new_labels == labels.item() > 0
+    (promised,) = lake.query(
+        f"select value, low, high from {MODEL}.evaluation_report "
+        "where section = 'metric' and subject = 'candidate' and name = 'auc'"
+    ).rows()
+    assert found.promised is not None
+    assert (found.promised.value, found.promised.low, found.promised.high) == promised
+    newest = lake.query(
+        f"select value, rows from {MODEL}.performance_report where period = 'trailing' and metric = 'auc' "
+        "and model_version = 1 order by reported_day desc limit 1"
+    )
+    assert found.delivered is not None
+    assert (found.delivered.value, found.delivered_rows) == newest.row(0)
+
+
+def test_a_plan_says_what_is_due_and_why_and_runs_nothing(run: Run, finished: Settings) -> None:
+    before = Lake.of(finished).version("ledger/promotions")
+    answer = run("plan", "--json")
+    assert answer.exit_code == 0, answer.output
+    planned = json.loads(answer.stdout)["nyc_flights"]
+    assert planned["watermark"] == "2013-01-06T00:00:00Z"
+    fresh = planned["models"][MODEL]
+    assert fresh["retrain"] is False
+    assert fresh["reason"].startswith("Nothing calls for training:")
+    other = planned["models"]["delay_minutes"]
+    assert other["retrain"] is False
+    assert other["reason"] == (
+        "No version predicts yet. But 0 labels have come in since the last training; 1,000 are asked for."
+    )
+    assert [part["name"] for part in other["conditions"] if part["holds"]] == ["no champion", "cooled down"]
+    text = run("plan")
+    assert text.exit_code == 0
+    assert "not due for training" in text.stdout
+    assert Lake.of(finished).version("ledger/promotions") == before
+
+
+def test_an_empty_home_has_nothing_to_plan(command: Run, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))
+    answer = command("plan")
+    assert answer.exit_code == 0
+    assert "nothing has landed" in answer.stdout
+
+
+def test_a_stale_champion_is_due_once_labels_have_come_in(finished: Settings) -> None:
+    lake = Lake.of(finished)
+    later = datetime(2013, 3, 1, tzinfo=UTC)
+    found = judge(SPEC, gather(lake, SPEC, later))
+    assert found.retrain
+    assert "The champion is 56 days old; 30 call for training." in found.reason
