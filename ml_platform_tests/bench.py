@@ -81,7 +81,7 @@ def measure(command: Sequence[str], home: Path, landing: Path | None = None) -> 
     seconds = time.perf_counter() - started
     if status:
         raise RuntimeError(f"{' '.join(command)} failed:\n{said[-2000:]}")
-    return Measured(seconds, usage.ru_maxrss / 1e6)
+    return Measured(seconds, usage.ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6))
 
 
 def rounds_of(bench: Benchmark, folder: Path, landing: Path) -> tuple[list[Measured], list[Measured]]:

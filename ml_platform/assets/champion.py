@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ml_platform.assets import wording
 from ml_platform.assets.events import report_whole
-from ml_platform.assets.ledger import report_entry
+from ml_platform.assets.ledger import report_entries
 from ml_platform.assets.metadata import picture
 from ml_platform.assets.model_identity import ModelIdentity
 from ml_platform.assets.training import evaluation_of, newest_candidate
@@ -26,7 +26,7 @@ from ml_platform.core.splits import split
 from ml_platform.resources.platform import Platform
 from ml_platform.stores import manual_decisions
 from ml_platform.stores.evaluations import evaluation_table
-from ml_platform.stores.ledger import LedgerEntry
+from ml_platform.stores.ledger import LedgerEntry, named_version
 from ml_platform.stores.manual_decisions import Instruction
 from ml_platform.stores.model_tables import stored_training_set
 from ml_platform.stores.models import ModelVersion
@@ -56,9 +56,10 @@ def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         candidate = newest_candidate(platform, model)
         entry = platform.models.ledger.decision_on(spec.name, candidate.version)
         if entry is None:
-            report_entry(context, platform, _decide(context, platform, model, candidate))
+            _decide(context, platform, model, candidate)
         else:
             context.log.info("version %s was decided on before: %s", candidate.version, entry.reason)
+        report_entries(context, platform, spec.name)
         current = platform.models.champion(spec.name)
         yield from report_whole(context, key, champion_identity(current), champion_metadata(platform, model, current))
 
@@ -104,14 +105,14 @@ def champion_metadata(platform: Platform, model: ModelIdentity, current: ModelVe
     return metadata
 
 
-class Said(dg.Config):
-    """What a person says of a version."""
+class DecisionConfig(dg.Config):
+    """What a person decides, as the Launchpad asks for it."""
 
     reason: str = Field(description="Why, in your words. It goes to the ledger.")
     person: str = Field(description="On whose word. It goes to the ledger.")
     version: int | None = Field(
         default=None,
-        description="Which version: by default the newest candidate, and for a rollback the champion before this one.",
+        description="Which version: by default the newest that waits, and for a rollback the champion before this one.",
     )
 
 
@@ -138,11 +139,11 @@ def _decision_job(
     spec, name = model.spec, decision_job_name(model.spec.name, verdict)
 
     @dg.op(name=f"{name}_decision", description=description)
-    def decision(context: dg.OpExecutionContext, config: Said, platform: Platform) -> None:
-        by = Instruction(config.person, config.reason, model.watermark(platform), context.run_id)
+    def decision(context: dg.OpExecutionContext, config: DecisionConfig, platform: Platform) -> None:
+        by = Instruction(config.person, config.reason, model.watermark(platform), context.run_id, model.service.hash)
         entry = record(platform.models, spec.name, config.version, by)
         context.log.info("version %s: %s by %s", entry.version, entry.rule.replace("_", " "), entry.decided_by)
-        report_entry(context, platform, entry)
+        report_entries(context, platform, spec.name)
         current = platform.models.champion(spec.name)
         context.log_event(
             dg.AssetMaterialization(
@@ -158,10 +159,10 @@ def _decision_job(
         tags={"model": spec.name, "ml_platform/reason": f"a person asked: {verdict}"},
         executor_def=dg.in_process_executor,
     )
-    def decide_by_hand() -> None:
+    def job() -> None:
         decision()
 
-    return decide_by_hand
+    return job
 
 
 def _decide(
@@ -174,6 +175,13 @@ def _decide(
     scores = raw_scores(platform.models.load(spec.name, candidate.version), rows)
     check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
     champion = platform.models.champion(spec.name)
+    now = None if champion is None else champion.version
+    if now != report.champion_version:
+        raise dg.Failure(
+            f"{spec.name} version {candidate.version} was evaluated beside {named_version(report.champion_version)}, "
+            f"and champion is now {named_version(now)}: materialise {spec.name}/evaluation_report again",
+            allow_retries=False,
+        )
     decision: Decision = decide(
         spec,
         report,
@@ -186,7 +194,7 @@ def _decide(
         spec.name,
         candidate.version,
         decision,
-        expected_current=None if champion is None else champion.version,
+        expected_current=report.champion_version,
         watermark=candidate.provenance.as_of,
         by="automation",
         run_id=context.run_id,

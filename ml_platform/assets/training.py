@@ -126,6 +126,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             rows.train,
             rows.holdout,
             champion=None if rival is None else platform.models.load(spec.name, rival.version),
+            champion_version=None if rival is None else rival.version,
             tuning=_tune(context, platform, model, stored, rows),
         )
         images = plots.report_plots(report)

@@ -21,7 +21,7 @@ from ml_platform.stores.reports import Reports
 
 SHOWN_IN_PLACE = 1000
 
-NO_CHAMPION = "**There is no champion:** no version has passed its gates yet, and nothing predicts."
+NO_CHAMPION = "**There is no champion:** no version was promoted yet, and nothing predicts."
 
 
 def explanation(champion: ModelVersion, promotion: LedgerEntry, settings: Settings) -> str:
@@ -55,9 +55,15 @@ def mlflow_links(version: ModelVersion) -> dg.MarkdownMetadataValue:
 def decision(entry: LedgerEntry) -> str:
     """A decision and its reason."""
     verdict = "promoted" if entry.promoted else "not promoted"
+    waits = (
+        f"\n\n`ml-platform promote {entry.model} {entry.version} --reason …` lets it through, `ml-platform reject` "
+        f"refuses it; the jobs `{entry.model}_promote` and `{entry.model}_reject` do the same."
+        if entry.rule == "awaits_approval"
+        else ""
+    )
     return (
         f"Version {entry.version} **{verdict}** ({entry.rule.replace('_', ' ')}) by {entry.decided_by}, on data up to "
-        f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}"
+        f"{entry.decided_at_watermark:%Y-%m-%d %H:%M} UTC.\n\n{entry.reason}{waits}"
     )
 
 

@@ -27,6 +27,11 @@ def loop_job_name(dataset: DatasetSpec) -> str:
     return f"{dataset.name}_loop"
 
 
+def training_job_name(model: str) -> str:
+    """Name of the job that trains a model and decides on it."""
+    return f"{model}_training"
+
+
 def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
     """The daily chain, the whole loop, and one training job a model."""
     everything = dg.AssetSelection.tag("dataset", dataset.name)
@@ -52,7 +57,7 @@ def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
         ),
         *(
             dg.define_asset_job(
-                f"{model.name}_training",
+                training_job_name(model.name),
                 dg.AssetSelection.assets(*training_keys([model.name])),
                 description=f"A new training set for {model.name}, tuned, evaluated and decided on.",
             )

@@ -11,7 +11,7 @@ from ml_platform.cli.console import console, write_json
 Model = Annotated[str, typer.Argument(help="Which model.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it goes to the ledger.")]
 Person = Annotated[str | None, typer.Option("--by", help="On whose word; by default whoever is logged in.")]
-Candidate = Annotated[int | None, typer.Argument(help="Which version; by default the newest.")]
+Candidate = Annotated[int | None, typer.Argument(help="Which version; by default the newest that waits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")]
 
 
@@ -41,6 +41,8 @@ def rollback(
 def _decide(verdict: str, model: str, version: int | None, reason: str, by: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from rich.markup import escape
+
     from ml_platform.cli import declared
     from ml_platform.cli.execution import execute_decision
     from ml_platform.stores.instance import prepare_dagster_home
@@ -49,10 +51,7 @@ def _decide(verdict: str, model: str, version: int | None, reason: str, by: str 
 
     declared.model(model)
     here = prepare_dagster_home(settings.load())
-    execute_decision(model, verdict, {"reason": reason, "person": by or getpass.getuser(), "version": version})
-    entry = Ledger(Lake.of(here)).latest(model)
-    if entry is None:
-        raise LookupError(f"{model} has no decision")
+    entry = execute_decision(here, model, verdict, {"reason": reason, "person": by or _user(), "version": version})
     if as_json:
         write_json({**asdict(entry), "gates": entry.gate_results})
         return
@@ -60,6 +59,13 @@ def _decide(verdict: str, model: str, version: int | None, reason: str, by: str 
     predicting = "no version predicts" if champion is None else f"version {champion.version} predicts"
     console().print(
         f"[bold]{model}[/bold]  version {entry.version}: {entry.rule.replace('_', ' ')} "
-        f"({entry.decided_by}: {entry.reason}). From now on {predicting}.\n"
+        f"({escape(entry.decided_by)}: {escape(entry.reason)}). From now on {predicting}.\n"
         f"  run  {here.dagster_url}/runs/{entry.run_id}"
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise ValueError("whoever is logged in has no name here: say on whose word with --by PERSON") from None

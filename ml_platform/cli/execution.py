@@ -15,7 +15,10 @@ from ml_platform.assets.champion import decision_job_name
 from ml_platform.automation.jobs import loop_job_name, training_keys
 from ml_platform.automation.runs import range_tags
 from ml_platform.definitions import defs
+from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger, LedgerEntry
 from ml_platform.stores.planning import Plan
 
 # Dagster says so of every check without a partition of its own, which is every one here (docs/adr/0004).
@@ -54,32 +57,40 @@ def execute(dataset: Dataset, plan: Plan) -> None:
         raise RunFailedError(f"run {result.run_id} failed in {len(failed)} steps: {reasons}")
 
 
-def execute_decision(model: str, verdict: str, said: Mapping[str, Any]) -> None:
+def execute_decision(settings: Settings, model: str, verdict: str, said: Mapping[str, Any]) -> LedgerEntry:
     """Run the job by which a person decides on a model.
 
     Args:
+        settings: the home.
         model: which model.
         verdict: promote, reject or rollback.
         said: reason, person and version, as the job's configuration.
 
+    Returns:
+        What was recorded.
+
     Raises:
-        RunFailedError: the decision was refused; the message says why.
+        RunFailedError: the decision was refused, or recorded and not told to Dagster; the message says which and why.
     """
     _hush()
     name = decision_job_name(model, verdict)
-    job = dg.Definitions.merge(
-        defs(), dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
-    ).resolve_job_def(name)
+    quiet = dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
+    job = dg.Definitions.merge(defs(), quiet).resolve_job_def(name)
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,
             run_config={"ops": {f"{name}_decision": {"config": dict(said)}}, "loggers": {"console": {}}},
             raise_on_error=False,
         )
-    if not result.success:
-        # "module.NameOfError: why": people are told why.
-        reasons = [_cause(event).partition(": ")[2] for event in result.all_events if event.is_step_failure]
-        raise RunFailedError(f"{verdict} was refused: {'; '.join(reasons)} (run {result.run_id})")
+    recorded = Ledger(Lake.of(settings)).by_run(model, result.run_id)
+    if recorded is not None and result.success:
+        return recorded
+    reasons = "; ".join(_cause(event) for event in result.all_events if event.is_step_failure)
+    # "module.NameOfError: why": people are told why.
+    outcome = (
+        f"refused: {reasons.partition(': ')[2] or reasons}" if recorded is None else f"recorded, but then: {reasons}"
+    )
+    raise RunFailedError(f"{verdict} was {outcome} (run {result.run_id})")
 
 
 def _hush() -> None:

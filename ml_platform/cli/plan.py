@@ -58,12 +58,12 @@ def _past_runs(here: settings.Settings, dataset: "Dataset") -> dict[str, dict[st
     """How many runs of each job succeeded lately, and the median of their seconds."""
     import dagster as dg
 
-    from ml_platform.automation.jobs import daily_job_name, loop_job_name
+    from ml_platform.automation.jobs import daily_job_name, loop_job_name, training_job_name
     from ml_platform.stores.instance import prepare_dagster_home
 
     prepare_dagster_home(here)
     jobs = [daily_job_name(dataset.spec), loop_job_name(dataset.spec)]
-    jobs += [f"{spec.name}_training" for spec in dataset.models]
+    jobs += [training_job_name(spec.name) for spec in dataset.models]
     took: dict[str, dict[str, float]] = {}
     with dg.DagsterInstance.get() as instance:
         for job in jobs:

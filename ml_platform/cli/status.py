@@ -4,6 +4,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from ml_platform import settings
 from ml_platform.cli.console import console, shown, table, write_json
@@ -93,9 +94,8 @@ def _model(name: str, model: "ModelStatus") -> "Iterator[object]":
         yield f"  trained on   {_pinned(name, model.data_versions)}"
     if model.last_decision is not None:
         last = model.last_decision
-        what = "promoted" if last.promoted else "kept the champion before"
-        when = shown(last.decided_at_watermark)
-        yield f"  last decision on version {last.version} ({when}, {last.by}): {what}, {last.reason}"
+        what, when = last.rule.replace("_", " "), shown(last.decided_at_watermark)
+        yield f"  last decision on version {last.version} ({when}, {escape(last.by)}): {what}. {escape(last.reason)}"
     if model.drift is None:
         yield "  drift        not reported yet"
     else:

@@ -63,6 +63,7 @@ def evaluate(
     holdout: pl.DataFrame,
     *,
     champion: FittedModel | None = None,
+    champion_version: int | None = None,
     tuning: "TuningResult | None" = None,
 ) -> EvaluationReport:
     """Measure ``model`` on ``holdout``.
@@ -76,6 +77,7 @@ def evaluate(
         train: the rows it was fitted on: baseline and training scores come from them.
         holdout: labelled rows due after every training label was known; the champion's features included.
         champion: the current champion, if there is one.
+        champion_version: its registered version, for the record: a decision holds against this one only.
         tuning: where the parameters came from; gives the spread over folds.
 
     Raises:
@@ -114,6 +116,7 @@ def evaluate(
         baseline_by=spec.baseline.by,
         has_champion=champion is not None,
         champion_rows=0 if rival is None else len(rival),
+        champion_version=champion_version,
         metrics=_metric_results(metrics, own, naive, rival, unseen, resamples, confidence),
         slices=_slices(spec, own, holdout, resamples),
         gaps=_gaps(spec, own, holdout, resamples),

@@ -151,6 +151,7 @@ class EvaluationReport(_Frozen):
     baseline_by: tuple[str, ...]
     has_champion: bool
     champion_rows: int
+    champion_version: int | None
     metrics: tuple[MetricResult, ...]
     slices: tuple[SliceResult, ...]
     gaps: tuple[ProtectedGap, ...]

@@ -80,7 +80,7 @@ class Tuning(Spec):
     max_rounds: int = Field(default=400, ge=1)
     early_stopping_rounds: int = Field(default=30, ge=1)
     startup_trials: int = Field(default=5, ge=0)
-    threads: int = Field(default=2, ge=1, description="CPU threads of a fit, and of the folds of a trial between them.")
+    threads: int = Field(default=2, ge=1, description="CPU threads of a fit; of a trial at most one for each fold.")
     search: dict[str, SearchRange] = Field(min_length=1)
     fixed: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
@@ -124,7 +124,8 @@ class PromotionGate(Spec):
     baseline_margin: float = Field(default=0.0, ge=0, description="Improvement over the baseline, at least.")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     stale_after: Duration = Field(
-        default=parse_duration("60d"), description="Age (event time) at which a champion counts as stale."
+        default=parse_duration("60d"),
+        description="How much newer a candidate's data must be for the champion to count as stale.",
     )
     stale_margin: float = Field(
         default=0.0, ge=0, description="How much worse a challenger of a stale champion may be, lower interval end."
@@ -172,7 +173,8 @@ class RetrainPolicy(Spec):
 
     cooldown: Duration = Field(default=parse_duration("7d"), description="Between one training and the next.")
     stale_after: Duration = Field(
-        default=parse_duration("30d"), description="Age of the champion's data that calls for retraining."
+        default=parse_duration("30d"),
+        description="Time since the end of the champion's data that calls for retraining.",
     )
     performance_window: Duration = Field(
         default=parse_duration("7d"), description="Trailing stretch of labels on which performance is judged."

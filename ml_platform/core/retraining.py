@@ -24,7 +24,7 @@ class Evidence:
     """What is known of a model at a watermark.
 
     ``champion`` is the version that predicts (None: none does), ``champion_as_of`` when the data it was made from
-    ended; ``last_training`` the same of the newest candidate, whatever became of it. ``new_labels`` became known
+    ended; ``last_training`` the same of the newest training set, whatever became of it. ``new_labels`` became known
     after that. ``promised`` is the champion's gate metric on the rows it was held out on, ``delivered`` over the
     trailing window of labels that came in since, from ``delivered_rows`` rows. ``drift_days`` counts the alarms up to
     the newest report without a day between that was none.
@@ -110,7 +110,7 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
 
     promised, delivered = evidence.promised, evidence.delivered
     if promised is None or delivered is None or promised.value is None or delivered.value is None:
-        return unknown(f"No {judged.name} is known of labels that came in since the champion predicts.")
+        return unknown(f"No {judged.name} is known yet of a window of labels since the champion was judged.")
     if evidence.delivered_rows < policy.performance_minimum_rows:
         return unknown(
             f"{evidence.delivered_rows:,} labels have come in since the champion predicts: {judged.name} is judged on "
@@ -124,7 +124,9 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
     fall = (promised.value - delivered.value) * (1 if judged.greater_is_better else -1)
     margin = NormalDist().inv_cdf(spec.gate.confidence) * sum(error**2 for error in errors if error) ** 0.5
     surely = fall - margin
-    sure = f"of which {surely:.4g} is beyond chance" if surely > 0 else "which may be chance"
+    sure = (
+        f"worse by {fall:.4g}, of which {surely:.4g} is beyond chance" if surely > 0 else "worse by what may be chance"
+    )
     return Condition(
         name,
         "trigger",
@@ -133,7 +135,7 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
         policy.performance_drop,
         f"{judged.name} is {delivered} on {evidence.delivered_rows:,} labels that came in over "
         f"{format_duration(policy.performance_window)}, and was {promised} when it was judged: "
-        f"{'worse' if fall > 0 else 'better'} by {abs(fall):.4g}, {sure}; a fall of more than "
+        f"{sure if fall > 0 else 'no worse'}; a fall of more than "
         f"{policy.performance_drop:g} beyond chance calls for training.",
     )
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 WARMUP_PROGRESS = 3
 """Units of ``learning_rate * rounds`` before a trial may be pruned: 30 rounds at a learning rate of 0.1."""
 
+_ONE_THREAD: Params = {"num_threads": 1}
+
 _BINNING = (
     "max_bin",
     "min_data_in_bin",
@@ -140,10 +142,8 @@ def tune(
     finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     if finished < spec.tuning.trials:
         data = _fold_data(spec, train.sort(spec.keys), features)
-        threads = max(1, spec.tuning.threads // len(data))
-        workers = ThreadPoolExecutor(min(spec.tuning.threads, len(data)), initializer=_set_up, initargs=(threads,))
-        with workers:
-            objective = partial(_objective, spec, {**base_params(spec), "num_threads": threads}, workers, data)
+        with ThreadPoolExecutor(min(spec.tuning.threads, len(data)), initializer=_set_up) as workers:
+            objective = partial(_objective, spec, workers, data)
             for index in range(finished, spec.tuning.trials):
                 study.sampler = _sampler(spec, index)
                 on_trial(_run(study, objective, spec.tuning.trials))
@@ -184,32 +184,31 @@ def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) ->
     return [both(fold) for fold in folds(train, spec.windows)]
 
 
-def _set_up(threads: int) -> None:
+def _set_up() -> None:
     """Silence LightGBM in a worker: its verbosity is the thread's, set whenever parameters are read there.
 
     Its number of threads is the process's and set likewise, so it is said here as everywhere.
     """
     import lightgbm as lgb
 
-    lgb.Dataset(np.zeros((1, 1)), params={"verbosity": -1, "num_threads": threads}).construct()
+    lgb.Dataset(np.zeros((1, 1)), params={"verbosity": -1, **_ONE_THREAD}).construct()
 
 
 def _objective(
     spec: ModelSpec,
-    base: Params,
     workers: ThreadPoolExecutor,
     data: list[FoldData],
     trial: "optuna.Trial",
 ) -> float:
     """Mean validation loss of a trial's parameters at its best round.
 
-    Threads go to folds first. Two threads on one fold wait for each other at every node of every tree: fold after
-    fold so took twice as long as one thread for each.
+    A fold has one thread. Two wait for each other at every node of every tree, which took twice as long, and the order
+    in which they end shows in the last digit of the loss.
     """
     import lightgbm as lgb
     import optuna
 
-    params: Params = {**base, **suggest(spec, trial)}
+    params: Params = {**base_params(spec), **suggest(spec, trial), **_ONE_THREAD}
     boosters = [lgb.Booster(params=dict(params), train_set=training) for training, _ in data]
     for booster, (_, validation) in zip(boosters, data, strict=True):
         booster.add_valid(validation, "validation")

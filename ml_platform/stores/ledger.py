@@ -45,10 +45,10 @@ class PromotionConflictError(RuntimeError):
 
 @dataclass(frozen=True)
 class ManualDecision:
-    """A person's decision, for which no gate was asked; ``rule`` says of what kind."""
+    """A person's decision; ``rule`` says of what kind, ``gates`` what held when the version was judged."""
 
     promote: bool
-    rule: Literal["promoted_by_person", "rejected_by_person", "rolled_back_by_person"]
+    rule: Literal["promoted_by_person", "rejected_by_person", "restored_by_person"]
     reason: str
     gates: "tuple[GateResult, ...]" = ()
 
@@ -103,6 +103,10 @@ class Ledger:
         """The newest decision on a version; None if there is none."""
         return _last(self.history(model).filter(pl.col("version") == version))
 
+    def by_run(self, model: str, run_id: str) -> LedgerEntry | None:
+        """The decision on a model that a Dagster run recorded; None if it recorded none."""
+        return _last(self.history(model).filter(pl.col("run_id") == run_id))
+
     def judgement_on(self, model: str, version: int) -> LedgerEntry | None:
         """The newest decision on a version that its gates made, not a person; None if there is none."""
         return _last(self.judgements(model).filter(pl.col("version") == version))
@@ -112,9 +116,10 @@ class Ledger:
         return self.history(model).filter(~pl.col("rule").str.ends_with("_by_person"))
 
     def served(self, model: str) -> pl.DataFrame:
-        """Which version predicted when, by event time, oldest first.
+        """The champions in the order of their decisions, by the event time that each decision spoke of.
 
-        Columns ``version``, ``served_from``, ``served_until`` (null: still), ``rule``, ``decided_by`` and ``reason``.
+        Columns ``version``, ``served_from``, ``served_until`` (null: still), ``rule``, ``decided_by`` and ``reason``. A
+        candidate is decided on as of the data it was made from, a person decides as of the watermark.
         """
         promotions = self.history(model).filter("promoted")
         return promotions.select(
@@ -144,7 +149,7 @@ class Ledger:
         """Append a decision; of several promotions that expect the same champion, one is appended.
 
         A promotion repeated by the same run (a step retried after a crash) answers with its first entry. A
-        rejection changes no champion and is recorded whichever it is now.
+        rejection by the gates changes no champion and is recorded whichever it is now.
 
         Args:
             model: name of the model.
@@ -164,14 +169,13 @@ class Ledger:
             history = self._read(model, seen)
             champion = _last(history.filter("promoted"))
             current = None if champion is None else champion.version
-            if decision.promote:
-                if champion is not None and (champion.version, champion.run_id) == (version, run_id):
-                    return champion
-                if current != expected_current or current == version:
-                    raise PromotionConflictError(
-                        f"{model} version {version} was to replace {_named(expected_current)}, but the champion is "
-                        f"{_named(current)}: decide again against that"
-                    )
+            if decision.promote and champion is not None and (champion.version, champion.run_id) == (version, run_id):
+                return champion
+            if decision.rule != "rejected" and (current != expected_current or current == version):
+                raise PromotionConflictError(
+                    f"{model} version {version} was judged beside {named_version(expected_current)}, but the champion "
+                    f"is {named_version(current)}: decide again beside that"
+                )
             entry = LedgerEntry(
                 model=model,
                 version=version,
@@ -203,5 +207,6 @@ def _last(history: pl.DataFrame) -> LedgerEntry | None:
     return LedgerEntry(**row)
 
 
-def _named(version: int | None) -> str:
+def named_version(version: int | None) -> str:
+    """A version, or that there is none, within a sentence."""
     return "no champion" if version is None else f"version {version}"

@@ -11,10 +11,10 @@ from typing import Final
 import polars as pl
 
 from ml_platform.core.promotion import GateResult
-from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision
+from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision, named_version
 from ml_platform.stores.models import ModelStore
 
-_ROLLED_BACK: Final = "rolled_back_by_person"
+_RESTORED: Final = "restored_by_person"
 
 
 class NotAllowedError(ValueError):
@@ -23,7 +23,10 @@ class NotAllowedError(ValueError):
 
 @dataclass(frozen=True)
 class Instruction:
-    """Who asks and why, in their own words; the event time it speaks of (UTC), and the Dagster run that carries it out.
+    """Who asks and why, in their own words.
+
+    ``watermark`` is the event time it speaks of (UTC), ``run_id`` the Dagster run that carries it out, and
+    ``service_hash`` what the model's feature service means now.
 
     Raises:
         ValueError: person or reason is empty.
@@ -33,6 +36,7 @@ class Instruction:
     reason: str
     watermark: datetime
     run_id: str
+    service_hash: str
 
     def __post_init__(self) -> None:
         """Refuse what the ledger could not answer for: a decision without a person or a reason."""
@@ -42,13 +46,14 @@ class Instruction:
 
 
 def promote(store: ModelStore, model: str, version: int | None, by: Instruction) -> LedgerEntry:
-    """Make a version (by default the newest) champion.
+    """Make a version (by default the newest that waits for approval) champion.
 
     Its gates must have held, judged against the version that is champion now.
 
     Raises:
         UnknownModelError: there is no such version.
-        NotAllowedError: it is champion, was never judged, failed a gate, or was judged against another champion.
+        NotAllowedError: it is champion, was never judged, failed a gate, was judged against another champion, or
+            learned from features that mean something else now.
         PromotionConflictError: another decision came first.
     """
     candidate, current = _candidate(store, model, version), _champion(store.ledger, model)
@@ -61,16 +66,17 @@ def promote(store: ModelStore, model: str, version: int | None, by: Instruction)
         )
     if judged.previous_version != current:
         raise NotAllowedError(
-            f"{model} version {candidate} was judged against {_named(judged.previous_version)}, and champion is now "
-            f"{_named(current)}: train a new candidate to compare with that"
+            f"{model} version {candidate} was judged beside {named_version(judged.previous_version)}, and champion is "
+            f"now {named_version(current)}: train a new candidate to compare with that"
         )
+    _require_features(store, model, candidate, by)
     gates = tuple(GateResult(**gate) for gate in judged.gate_results)
     decision = ManualDecision(True, "promoted_by_person", by.reason.strip(), gates)
     return _record(store, model, candidate, decision, current, by)
 
 
 def reject(store: ModelStore, model: str, version: int | None, by: Instruction) -> LedgerEntry:
-    """Refuse a version (by default the newest) that waits for approval: the champion stays.
+    """Refuse a version (by default the newest that does) that waits for approval: the champion stays.
 
     Raises:
         UnknownModelError: there is no such version.
@@ -94,7 +100,8 @@ def rollback(store: ModelStore, model: str, version: int | None, by: Instruction
 
     Raises:
         UnknownModelError: there is no such version.
-        NotAllowedError: there is no earlier champion, or this version is champion now or never was.
+        NotAllowedError: there is no earlier champion, this version is champion now or never was, or it learned from
+            features that mean something else now.
         PromotionConflictError: another decision came first.
     """
     history = store.ledger.history(model).filter("promoted")
@@ -103,7 +110,7 @@ def rollback(store: ModelStore, model: str, version: int | None, by: Instruction
         raise NotAllowedError(f"{model} has no champion to roll back from")
     served = history["version"].unique(maintain_order=True).to_list()
     # A rollback's own entry names the version it left, which is no earlier champion but the one nobody wants.
-    earned = history.filter(pl.col("version") == current, pl.col("rule") != _ROLLED_BACK)
+    earned = history.filter(pl.col("version") == current, pl.col("rule") != _RESTORED)
     target = version if version is not None else earned["previous_version"].to_list()[-1]
     if target is None:
         raise NotAllowedError(f"{model} version {current} is its first champion: there is none to go back to")
@@ -112,7 +119,8 @@ def rollback(store: ModelStore, model: str, version: int | None, by: Instruction
     if target not in served:
         store.describe(model, target)
         raise NotAllowedError(f"{model} version {target} never was champion; have been: {served}")
-    return _record(store, model, target, ManualDecision(True, _ROLLED_BACK, by.reason.strip()), current, by)
+    _require_features(store, model, target, by)
+    return _record(store, model, target, ManualDecision(True, _RESTORED, by.reason.strip()), current, by)
 
 
 def _record(
@@ -130,12 +138,26 @@ def _record(
 
 
 def _candidate(store: ModelStore, model: str, version: int | None) -> int:
+    """The version that is meant: the one named, else the newest that waits, else the newest."""
     if version is not None:
         return store.describe(model, version).version
-    newest = store.candidate(model)
-    if newest is None:
+    versions = store.versions(model)
+    if not versions:
         raise NotAllowedError(f"{model} has no version yet")
-    return newest.version
+    decided = {known: store.ledger.decision_on(model, known) for known in reversed(versions)}
+    waiting = [known for known, entry in decided.items() if entry is not None and entry.rule == "awaits_approval"]
+    return (waiting or [versions[-1]])[0]
+
+
+def _require_features(store: ModelStore, model: str, version: int, by: Instruction) -> None:
+    """A version predicts from the features it learned from: under another definition it would fail or mislead."""
+    learned = {known: store.describe(model, known).provenance.service_hash for known in store.versions(model)}
+    if learned[version] != by.service_hash:
+        able = [known for known, service_hash in learned.items() if service_hash == by.service_hash]
+        raise NotAllowedError(
+            f"{model} version {version} learned from features of hash {learned[version]}, and its service is now "
+            f"{by.service_hash}: bring the features back first. Of that hash are versions {able or 'none'}"
+        )
 
 
 def _judgement(ledger: Ledger, model: str, version: int) -> LedgerEntry:
@@ -148,7 +170,3 @@ def _judgement(ledger: Ledger, model: str, version: int) -> LedgerEntry:
 def _champion(ledger: Ledger, model: str) -> int | None:
     entry = ledger.champion(model)
     return None if entry is None else entry.version
-
-
-def _named(version: int | None) -> str:
-    return "no champion" if version is None else f"version {version}"

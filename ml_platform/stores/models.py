@@ -393,7 +393,7 @@ class ModelStore:
         by: str,
         run_id: str,
     ) -> LedgerEntry:
-        """Record a decision, move the alias if it promotes, and describe the version in MLflow by its reason.
+        """Record a decision, move the alias if it promotes, and say in MLflow how the version was decided on.
 
         Arguments as of :meth:`Ledger.record`.
 
@@ -408,7 +408,8 @@ class ModelStore:
             name, version, decision, expected_current=expected_current, watermark=watermark, by=by, run_id=run_id
         )
         self._align(name)
-        self._client.update_model_version(name, str(version), description=entry.reason)
+        said = f"{entry.rule.replace('_', ' ').capitalize()} by {entry.decided_by}: {entry.reason}"
+        self._client.update_model_version(name, str(version), description=said)
         return entry
 
     # Inside ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Feast's file registry, made safe: folders appear, a write replaces the file at once, no view lacks an entity.
+"""Feast's file registry, made safe: folders appear, a write replaces the file at once, views have their entities.
 
 Only Feast imports this module, by the name in ``feature_store.yaml``.
 """

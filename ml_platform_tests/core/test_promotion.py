@@ -74,6 +74,7 @@ def report(**values: Any) -> EvaluationReport:
         training_label_mean=0.3,
         baseline_by=("depot",),
         has_champion=found["has_champion"],
+        champion_version=1 if found["has_champion"] else None,
         champion_rows=0 if found["champion"] is None or not found["has_champion"] else 400,
         metrics=(
             metric_result(

@@ -37,6 +37,14 @@ def test_a_study_gives_the_same_result_again_and_its_rounds_and_folds_are_those_
     assert draws.is_unique().all()
 
 
+@pytest.mark.parametrize("threads", [2, 8])
+def test_threads_change_the_time_a_study_takes_and_not_a_digit_of_it(threads):
+    one = tune(spec(), TRAIN, FEATURES)
+    many = tune(spec(tuning={"threads": threads}), TRAIN, FEATURES)
+    assert one.trials.equals(many.trials)
+    assert one.fold_values == many.fold_values
+
+
 def test_rounds_and_fold_values_are_those_of_naive_training_on_each_fold():
     import lightgbm as lgb
 

@@ -132,12 +132,13 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
     refused = decide(second, "reject", reason="too late", person="ann")
     assert not refused.success
 
-    answer = CliRunner().invoke(
-        cli.app, ["rollback", MODEL, "--reason", "it warns of everything", "--by", "bob", "--json"]
-    )
+    answer = CliRunner().invoke(cli.app, ["rollback", MODEL, "--reason", "it warns of [/all]", "--by", "bob", "--json"])
     assert answer.exit_code == 0, answer.output
     entry = json.loads(answer.stdout)
-    assert (entry["version"], entry["rule"], entry["decided_by"]) == (1, "rolled_back_by_person", "bob")
+    assert (entry["version"], entry["rule"], entry["decided_by"]) == (1, "restored_by_person", "bob")
+    status = CliRunner().invoke(cli.app, ["status"])
+    assert status.exit_code == 0, status.output
+    assert "restored by person. it warns of [/all]" in status.stdout
     train(second)
     land_and_run(second, "2013-01-17")
     after = predicted_by(home)
@@ -148,3 +149,24 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
         run = instance.get_run_by_id(entry["run_id"])
     assert run is not None
     assert run.is_success
+
+
+def test_a_candidate_is_not_decided_on_beside_another_champion_than_it_was_evaluated_beside(home: Home) -> None:
+    first = home.with_models(declared(LENIENT, seed=1))
+    land_and_run(first, "2013-01-13")
+    train(first)
+    second = home.with_models(declared(SUPERVISED, seed=2))
+    train(second)
+    third = home.with_models(declared(LENIENT, seed=3))
+    stages = [f"{MODEL}/{stage}" for stage in ("training_set", "tuned_model", "evaluation_report")]
+    assert third.run(stages, job=f"{MODEL}_training").success
+    assert decide(second, "promote", reason="it can be trusted", person="ann").success
+
+    late = third.run([f"{MODEL}/champion"], job=f"{MODEL}_training")
+    assert not late.success
+    (failure,) = [event for event in late.all_events if event.is_step_failure]
+    said = str(failure.step_failure_data.user_failure_data.description)
+    assert said.startswith(f"{MODEL} version 3 was evaluated beside version 1, and champion is now version 2")
+    assert Ledger(home.lake).history(MODEL)["version"].to_list() == [1, 2, 2]
+    train(third)
+    assert Ledger(home.lake).history(MODEL)["version"].to_list() == [1, 2, 2, 3]

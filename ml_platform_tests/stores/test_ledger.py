@@ -64,11 +64,25 @@ def test_a_rejection_is_kept_and_leaves_the_champion(lake: Lake) -> None:
 def test_a_promotion_against_another_champion_than_the_present_is_refused_and_not_kept(lake: Lake) -> None:
     ledger = Ledger(lake)
     record(ledger, 1, PROMOTED, None)
-    with pytest.raises(PromotionConflictError, match="was to replace no champion, but the champion is version 1"):
+    with pytest.raises(
+        PromotionConflictError, match="version 2 was judged beside no champion, but the champion is version 1"
+    ):
         record(ledger, 2, PROMOTED, None)
     with pytest.raises(PromotionConflictError):
         record(ledger, 1, PROMOTED, 1, run_id="another-run")
     assert ledger.history("m").height == 1
+
+
+def test_a_candidate_waits_and_a_person_refuses_it_beside_the_present_champion_only(lake: Lake) -> None:
+    ledger = Ledger(lake)
+    record(ledger, 1, PROMOTED, None)
+    waits = Decision(promote=False, rule="awaits_approval", reason="every gate holds", gates=())
+    refused = ManualDecision(promote=False, rule="rejected_by_person", reason="not now")
+    for decision in (waits, refused):
+        with pytest.raises(PromotionConflictError):
+            record(ledger, 2, decision, None)
+    assert record(ledger, 2, waits, 1).previous_version == 1
+    assert record(ledger, 2, REJECTED, None).previous_version == 1
 
 
 def test_a_promotion_repeated_by_its_own_run_is_one_entry(lake: Lake) -> None:
@@ -82,9 +96,9 @@ def test_a_person_rolls_back_to_an_older_version(lake: Lake) -> None:
     ledger = Ledger(lake)
     record(ledger, 1, PROMOTED, None)
     record(ledger, 2, PROMOTED, 1)
-    back = ManualDecision(promote=True, rule="rolled_back_by_person", reason="complaints")
+    back = ManualDecision(promote=True, rule="restored_by_person", reason="complaints")
     assert record(ledger, 1, back, 2, run_id="person").previous_version == 2
-    assert ledger.champion("m").rule == "rolled_back_by_person"
+    assert ledger.champion("m").rule == "restored_by_person"
 
 
 def test_the_ledger_is_a_table_that_sql_reads(lake: Lake) -> None:

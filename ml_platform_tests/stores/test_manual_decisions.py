@@ -1,6 +1,7 @@
 """What a person may decide on a model's versions, and what is refused with its reason."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from ml_platform.core.promotion import Decision, GateResult, Rule
 from ml_platform.settings import load
 from ml_platform.stores.manual_decisions import Instruction, NotAllowedError, promote, reject, rollback
 from ml_platform.stores.models import ModelStore, UnknownModelError
-from ml_platform_tests.stores.model_examples import WATERMARK, log
+from ml_platform_tests.stores.model_examples import PROVENANCE, WATERMARK, log
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -19,7 +20,7 @@ RUNS = (f"run-{number}" for number in itertools.count())
 
 
 def ann(reason: str = "the airport asked for it") -> Instruction:
-    return Instruction("ann", reason, WATERMARK, next(RUNS))
+    return Instruction("ann", reason, WATERMARK, next(RUNS), PROVENANCE.service_hash)
 
 
 def judge(
@@ -72,6 +73,13 @@ def test_a_candidate_waits_until_a_person_lets_it_through(store: ModelStore, mod
     assert [gate["name"] for gate in entry.gate_results] == ["floor:auc"]
 
 
+def test_by_default_the_newest_that_waits_is_meant(store: ModelStore, model: str) -> None:
+    judge(store, model, "awaits_approval")
+    judge(store, model, "rejected")
+    log(store, model)
+    assert promote(store, model, None, ann()).version == 1
+
+
 def test_a_candidate_that_was_refused_stays_out_until_a_person_changes_their_mind(
     store: ModelStore, model: str
 ) -> None:
@@ -96,7 +104,7 @@ def test_a_version_judged_against_an_older_champion_is_not_promoted(store: Model
     judge(store, model, "first_champion")
     waiting = judge(store, model, "awaits_approval")
     judge(store, model, "better_than_champion")
-    with pytest.raises(NotAllowedError, match="was judged against version 1, and champion is now version 3"):
+    with pytest.raises(NotAllowedError, match="was judged beside version 1, and champion is now version 3"):
         promote(store, model, waiting, ann())
 
 
@@ -107,7 +115,7 @@ def test_rollbacks_walk_back_through_those_that_served(store: ModelStore, model:
     assert rollback(store, model, None, ann()).version == 1
     with pytest.raises(NotAllowedError, match="version 1 is its first champion: there is none to go back to"):
         rollback(store, model, None, ann())
-    assert rollback(store, model, 3, ann("it was the weather")).rule == "rolled_back_by_person"
+    assert rollback(store, model, 3, ann("it was the weather")).rule == "restored_by_person"
     assert champion(store, model) == 3
     served = store.ledger.served(model)
     assert served["version"].to_list() == [1, 2, 3, 2, 1, 3]
@@ -119,6 +127,20 @@ def test_a_version_rolled_back_from_may_be_promoted_again_by_a_person(store: Mod
     judge(store, model, "better_than_champion")
     rollback(store, model, None, ann())
     promote(store, model, 2, ann("the alarm was false"))
+    assert champion(store, model) == 2
+
+
+def test_a_version_of_features_that_mean_something_else_now_does_not_return(store: ModelStore, model: str) -> None:
+    judge(store, model, "first_champion")
+    judge(store, model, "better_than_champion")
+    today = replace(ann(), service_hash="another")
+    with pytest.raises(
+        NotAllowedError, match="version 1 learned from features of hash def, and its service is now ano"
+    ):
+        rollback(store, model, None, today)
+    judge(store, model, "awaits_approval")
+    with pytest.raises(NotAllowedError, match="Of that hash are versions none"):
+        promote(store, model, None, today)
     assert champion(store, model) == 2
 
 
@@ -152,4 +174,4 @@ def test_a_model_without_versions_has_nothing_to_decide_on(store: ModelStore, mo
 @pytest.mark.parametrize(("person", "reason", "missing"), [("", "why not", "person"), ("ann", " ", "reason")])
 def test_a_decision_needs_a_person_and_a_reason(person: str, reason: str, missing: str) -> None:
     with pytest.raises(ValueError, match=f"needs a {missing}"):
-        Instruction(person, reason, WATERMARK, "run")
+        Instruction(person, reason, WATERMARK, "run", "hash")

@@ -131,7 +131,7 @@ def test_the_champion_is_the_promoted_version_and_a_newer_candidate_is_not(store
     assert store.champion("steps").version == 2
     assert store.candidate("steps").version == 3
     assert alias(store, "steps") == 2
-    assert store._client.get_model_version("steps", "2").description == PROMOTED.reason
+    assert store._client.get_model_version("steps", "2").description == "First champion by automation: every gate holds"
     with pytest.raises(PromotionConflictError):
         promote(store, "steps", 3, 1)
     with pytest.raises(UnknownModelError, match="has no version 9; it has \\[1, 2, 3\\]"):
