@@ -86,7 +86,7 @@ def champion_metadata(platform: Platform, model: ModelIdentity, current: ModelVe
     if last is not None:
         metadata |= {
             "last_decision": dg.MetadataValue.md(wording.decision(last)),
-            "served": dg.MetadataValue.md(wording.serving_table(model.spec.name, ledger.served(model.spec.name))),
+            "served": dg.MetadataValue.md(wording.champions(ledger.served(model.spec.name))),
             "candidate_version": last.version,
             "promoted": int(last.promoted),
         }

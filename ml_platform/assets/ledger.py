@@ -64,7 +64,7 @@ def _report(context: dg.OpExecutionContext | dg.AssetExecutionContext, platform:
             description=f"{entry.model} version {entry.version}: {entry.rule.replace('_', ' ')}",
             metadata={
                 "decision": dg.MetadataValue.md(wording.decision(entry)),
-                "served": dg.MetadataValue.md(wording.serving_table(entry.model, served)),
+                "served": dg.MetadataValue.md(wording.champions(served)),
                 "model": entry.model,
                 "version": entry.version,
                 "sequence": entry.sequence,

@@ -67,20 +67,15 @@ def decision(entry: LedgerEntry) -> str:
     )
 
 
-def serving_table(model: str, served: pl.DataFrame) -> str:
-    """Which version of a model predicted when, newest first, and on whose word; ``served`` as the ledger gives it."""
-    rows = [
-        {
-            "model": model,
-            "version": row["version"],
-            "from (event time)": row["served_from"],
-            "until": row["served_until"] or "now",
-            "rule": row["rule"].replace("_", " "),
-            "by": row["decided_by"],
-        }
+def champions(served: pl.DataFrame) -> str:
+    """The champions of a model, newest first, and on whose word; ``served`` as the ledger gives it."""
+    lines = [
+        f"- version {row['version']} from {row['served_from']:%Y-%m-%d %H:%M} "
+        + (f"to {row['served_until']:%Y-%m-%d %H:%M}" if row["served_until"] else "on")
+        + f": {row['rule'].replace('_', ' ')}, by {row['decided_by']}"
         for row in reversed(served.to_dicts())
     ]
-    return markdown_table(rows)
+    return "\n".join(lines) or "none yet"
 
 
 def gates_table(entry: LedgerEntry) -> str:
