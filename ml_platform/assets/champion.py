@@ -80,8 +80,7 @@ def champion_metadata(platform: Platform, model: ModelIdentity, current: ModelVe
             wording.NO_CHAMPION
             if current is None or promotion is None
             else wording.explanation(current, promotion, platform.settings)
-        ),
-        "history": picture(_evaluation_history(platform, model), "evaluations by event time"),
+        )
     }
     if last is not None:
         metadata |= {
@@ -92,6 +91,7 @@ def champion_metadata(platform: Platform, model: ModelIdentity, current: ModelVe
         }
         if last.gate_results:
             metadata["gates"] = dg.MetadataValue.md(wording.gates_table(last))
+    metadata["history"] = picture(_evaluation_history(platform, model), "evaluations by event time")
     if current is not None:
         figures = {k.removeprefix("holdout_"): v for k, v in current.metrics.items() if k.startswith("holdout_")}
         metadata |= {
