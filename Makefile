@@ -85,6 +85,6 @@ define install
 endef
 
 define compile
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
-		--no-annotate --no-header $(2) --output-file $(1) pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-annotate --no-header \
+		$(2) --output-file $(1) pyproject.toml
 endef

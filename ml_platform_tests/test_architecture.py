@@ -10,7 +10,10 @@ import pytest
 
 from ml_platform.settings import PROJECT_ROOT
 
-HEAVY = ("dagster_mlflow", "evidently", "feast", "lightgbm", "matplotlib", "mlflow", "optuna", "pandera", "sklearn")
+HEAVY = (
+    *("dagster_mlflow", "deltalake", "duckdb", "evidently", "feast", "lightgbm", "matplotlib", "mlflow", "optuna"),
+    *("pandera", "sklearn"),
+)
 LAYERS = [
     *("cli | testing", "definitions", "defs", "components", "assets", "automation", "resources | serving"),
     *("stores", "core", "settings"),
@@ -87,3 +90,13 @@ def test_the_command_line_answers_without_loading_dagster(tmp_path: Path) -> Non
 
 def test_the_contract_suite_loads_without_pytest_and_without_any_heavy_library(tmp_path: Path) -> None:
     assert loaded_by("ml_platform.testing", ("pytest", *HEAVY), tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_file_has_versions_and_hashes_and_no_addresses(name: str) -> None:
+    text = (PROJECT_ROOT / name).read_text()
+    packages = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    assert packages
+    assert [line for line in packages if "==" not in line] == []
+    assert text.count("--hash=sha256:") >= len(packages)
+    assert not any(found in text for found in ("://", "--index", "--extra-index", "--find-links"))
