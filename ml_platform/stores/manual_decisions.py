@@ -151,13 +151,15 @@ def _candidate(store: ModelStore, model: str, version: int | None) -> int:
 
 def _require_features(store: ModelStore, model: str, version: int, by: Instruction) -> None:
     """A version predicts from the features it learned from: under another definition it would fail or mislead."""
-    learned = {known: store.describe(model, known).provenance.service_hash for known in store.versions(model)}
-    if learned[version] != by.service_hash:
-        able = [known for known, service_hash in learned.items() if service_hash == by.service_hash]
-        raise NotAllowedError(
-            f"{model} version {version} learned from features of hash {learned[version]}, and its service is now "
-            f"{by.service_hash}: bring the features back first. Of that hash are versions {able or 'none'}"
-        )
+    learned = store.describe(model, version).provenance.service_hash
+    if learned == by.service_hash:
+        return
+    hashes = {known: store.describe(model, known).provenance.service_hash for known in store.versions(model)}
+    able = [known for known, service_hash in hashes.items() if service_hash == by.service_hash]
+    raise NotAllowedError(
+        f"{model} version {version} learned from features of hash {learned}, and its service is now {by.service_hash}: "
+        f"bring the features back first. Of that hash are versions {able or 'none'}"
+    )
 
 
 def _judgement(ledger: Ledger, model: str, version: int) -> LedgerEntry:
