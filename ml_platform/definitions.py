@@ -6,7 +6,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from ml_platform.assets.alerts import alert_specs
 from ml_platform.assets.ledger import ledger_spec
+from ml_platform.automation.alerts import alerts_sensor
 from ml_platform.automation.jobs import dataset_jobs
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.resources.mlflow import MlflowResource
@@ -32,9 +34,12 @@ def platform_definitions(package: Path) -> dg.Definitions:
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=package),
         dg.Definitions(
-            assets=[ledger_spec([model for dataset in datasets for model in dataset.models])],
+            assets=[
+                ledger_spec([model for dataset in datasets for model in dataset.models]),
+                *alert_specs(datasets),
+            ],
             jobs=[job for dataset in datasets for job in dataset_jobs(dataset)],
-            sensors=[landing_sensor(dataset) for dataset in datasets],
+            sensors=[*(landing_sensor(dataset) for dataset in datasets), alerts_sensor(datasets)],
             resources={"platform": Platform(), "mlflow": MlflowResource()},
             executor=dg.in_process_executor,
         ),

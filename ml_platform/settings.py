@@ -8,7 +8,7 @@ home is read: the ports on which its links were made (:mod:`ml_platform.stores.i
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -37,6 +37,7 @@ class Settings:
 
     ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
     the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
+    ``alert_*`` say where alerts go beside the log (empty: nowhere else); two hold secrets, which no repr shows.
     """
 
     home: Path
@@ -60,6 +61,10 @@ class Settings:
     reports_url: str
     configured_ports: frozenset[str]
     storage_options: Mapping[str, str]
+    alert_webhook_url: str = field(repr=False)
+    alert_smtp_url: str = field(repr=False)
+    alert_email_to: str
+    alert_email_from: str
 
     @property
     def ports(self) -> dict[str, int]:
@@ -131,6 +136,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         reports_url=env.get("ML_PLATFORM_REPORTS_URL", f"http://{host}:{ports['reports']}"),
         configured_ports=frozenset(name for name in DEFAULT_PORTS if port_variable(name) in env),
         storage_options={k[len(prefix) :].lower(): v for k, v in env.items() if k.startswith(prefix)},
+        alert_webhook_url=env.get("ML_PLATFORM_ALERT_WEBHOOK_URL", ""),
+        alert_smtp_url=env.get("ML_PLATFORM_ALERT_SMTP_URL", ""),
+        alert_email_to=env.get("ML_PLATFORM_ALERT_EMAIL_TO", ""),
+        alert_email_from=env.get("ML_PLATFORM_ALERT_EMAIL_FROM", ""),
     )
 
 

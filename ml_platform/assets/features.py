@@ -7,7 +7,7 @@ import dagster as dg
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
-from ml_platform.automation.calendar import daily, looking_back
+from ml_platform.automation.calendar import daily, fresh, looking_back
 from ml_platform.core.content import digest
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.durations import format_duration
@@ -47,6 +47,7 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
                     "ttl": "never expires" if view.ttl is None else format_duration(view.ttl),
                     "transform": transform.sql or transform.python or "",
                 },
+                freshness_policy=fresh(dataset.spec.freshness.features if partitioned else None),
             )
         ],
         check_specs=[

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from ml_platform.assets.metadata import Column
-from ml_platform.automation.calendar import daily
+from ml_platform.automation.calendar import daily, fresh
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.table_spec import ColumnType, polars_schema
@@ -63,7 +63,13 @@ class ModelIdentity:
             tags={"dataset": self.dataset.name, "model": self.spec.name, "stage": name, **self.spec.tags},
             metadata=metadata,
             code_version=code_version,
+            freshness_policy=self._freshness(name),
         )
+
+    def _freshness(self, name: str) -> dg.FreshnessPolicy | None:
+        declared = self.dataset.spec.freshness
+        stages = {"predictions": declared.predictions, "tuned_model": declared.models, "champion": declared.models}
+        return fresh(stages.get(name))
 
     def watermark(self, platform: Platform) -> datetime:
         """The platform's watermark.

@@ -10,7 +10,7 @@ import polars as pl
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import contract_columns, day_metadata, picture, sample_rows, table_definition
-from ml_platform.automation.calendar import daily
+from ml_platform.automation.calendar import daily, fresh
 from ml_platform.core import plots
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
@@ -61,6 +61,7 @@ def table_asset(spec: TableSpec, dataset: DatasetSpec) -> dg.AssetsDefinition:
                 kinds={"delta", "csv"},
                 tags={"dataset": dataset.name, "stage": "raw", **spec.tags},
                 metadata=table_definition(raw_table(spec), contract_columns(spec)),
+                freshness_policy=fresh(dataset.freshness.raw if partitioned else None),
             )
         ],
         check_specs=[check],

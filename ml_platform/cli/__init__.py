@@ -25,6 +25,7 @@ COMMANDS = {
     "drift": "drift",
     "features": "features",
     "sql": "sql",
+    "alerts": "alerts",
     "doctor": "doctor",
 }
 """Every command and the module its function is in, in the order of ``--help``."""

@@ -236,6 +236,18 @@ def _ended(config: Settings, run_ids: Collection[str]) -> dict[str, bool]:
     return {run_id: run is None or run.is_finished for run_id, run in runs.items()}
 
 
+def _alerts(config: Settings) -> Finding:
+    """Where alerts go; nothing is sent."""
+    import logging
+
+    from ml_platform.stores.alert_sinks import sinks
+
+    found = sinks(config, logging.getLogger(__name__))
+    if found.broken:
+        return Finding(Verdict.FAILED, "; ".join(found.broken.values()), "set it right, or unset it")
+    return Finding(Verdict.OK, "; ".join(sink.where for sink in found.ready))
+
+
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "python": _python,
     "packages": _packages,
@@ -247,6 +259,7 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "feast": _feast,
     "definitions": _definitions,
     "mlflow runs": _mlflow,
+    "alerts": _alerts,
 }
 
 

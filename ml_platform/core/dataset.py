@@ -1,11 +1,28 @@
 """What a team declares about a data set as a whole: its days, and the views that are derived from it."""
 
-from datetime import date
+from datetime import date, timedelta
 
 from pydantic import Field
 
 from ml_platform.core.durations import Duration, parse_duration
 from ml_platform.core.model_spec import Spec, Transform
+
+_SHORTEST = timedelta(minutes=1)
+"""Dagster's freshness daemon knows no shorter window."""
+
+
+class Freshness(Spec):
+    """How old each stage's newest data may grow, in wall time, before they count as late; null: never.
+
+    It makes lateness visible and raises an alert, nothing else: what is retrained is decided by event time.
+    """
+
+    raw: Duration | None = Field(default=parse_duration("36h"), ge=_SHORTEST, description="Raw tables with days.")
+    features: Duration | None = Field(default=parse_duration("36h"), ge=_SHORTEST, description="Views with days.")
+    predictions: Duration | None = Field(default=parse_duration("36h"), ge=_SHORTEST)
+    models: Duration | None = Field(
+        default=parse_duration("45d"), ge=_SHORTEST, description="Tuned models, and decisions on champions."
+    )
 
 
 class DatasetSpec(Spec):
@@ -23,6 +40,7 @@ class DatasetSpec(Spec):
         description="Ends (exclusive) up to which `ml-platform run` lands recorded events, one after the other; "
         "models are trained after the first.",
     )
+    freshness: Freshness = Freshness()
 
 
 class FeaturesSpec(Spec):

@@ -159,6 +159,13 @@ class ConsistentWith(Spec):
     look_back: Duration = Field(description="How long before a row the other table may have known of it.")
 
 
+class QuarantineLimit(Spec):
+    """How much of a partition may be in quarantine before somebody is told; the rows are kept apart either way."""
+
+    share: float = Field(default=0.05, ge=0, le=1, description="Of the partition's distinct rows.")
+    rows: int | None = Field(default=None, ge=0, description="Rows, whatever their share.")
+
+
 class TableSpec(Spec):
     """One raw table, declared.
 
@@ -183,6 +190,7 @@ class TableSpec(Spec):
     known_at: str | None = None
     contract: Contract
     consistent_with: ConsistentWith | None = None
+    quarantine_limit: QuarantineLimit = QuarantineLimit()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
