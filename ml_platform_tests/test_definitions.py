@@ -58,6 +58,8 @@ def test_the_graph_has_exactly_the_declared_assets(specs: dict[str, dg.AssetSpec
     expected = {
         "online_features",
         "ledger/promotions",
+        "ledger/alerts",
+        "ledger/alert_events",
         *(f"raw/{table}" for table in TABLES),
         *(f"features/{view}" for view in VIEWS),
         *(f"{model}/{stage}" for model in MODELS for stage in STAGES),
@@ -125,8 +127,23 @@ def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
     by_model = {f"{model}_{what}" for model in MODELS for what in ("training", "promote", "reject", "rollback")}
     assert jobs == {"nyc_flights_daily", "nyc_flights_loop", *by_model}
-    (sensor,) = [sensor for sensor in repository.sensor_defs if sensor.name == "nyc_flights_landing"]
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
+    assert {"nyc_flights_landing", "alerts"} <= set(sensors)
+    for name in ("nyc_flights_landing", "alerts"):
+        assert sensors[name].default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_what_has_days_and_what_models_are_made_by_must_be_fresh(definitions: dg.Definitions) -> None:
+    (dataset,) = datasets()
+    declared = dataset.spec.freshness
+    expected = {f"raw/{table.name}": declared.raw for table in dataset.tables if table.known_at}
+    expected |= {f"features/{view}": declared.features for view in VIEWS if view != "aircraft_facts"}
+    for model in MODELS:
+        expected |= {f"{model}/predictions": declared.predictions}
+        expected |= dict.fromkeys((f"{model}/tuned_model", f"{model}/champion"), declared.models)
+    nodes = definitions.resolve_asset_graph().asset_nodes
+    found = {node.key.to_user_string(): node.freshness_policy for node in nodes if node.freshness_policy}
+    assert {key: policy.fail_window.to_timedelta() for key, policy in found.items()} == expected
 
 
 def test_the_daily_chain_trains_nothing(definitions: dg.Definitions) -> None:

@@ -15,7 +15,8 @@ from ml_platform.settings import DEFAULT_PORTS, PROJECT_ROOT, port_variable
 
 README = (PROJECT_ROOT / "README.md").read_text()
 REFERENCE = (PROJECT_ROOT / "docs" / "cli.md").read_text()
-DOCUMENTS = sorted([*PROJECT_ROOT.glob("*.md"), *(PROJECT_ROOT / "docs").rglob("*.md")])
+FOLDERS = [PROJECT_ROOT / "docs", PROJECT_ROOT / "deploy"]
+DOCUMENTS = sorted([*PROJECT_ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))])
 COMMANDS = set(get_command(cli.app).commands)
 SETTINGS = (PROJECT_ROOT / "ml_platform" / "settings.py").read_text()
 QUERY = re.compile(r"^\$ (ml-platform sql .*)\n((?:(?!\$ |```).*\n)*)", re.MULTILINE)

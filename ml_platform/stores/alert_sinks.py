@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, getaddresses
 from http.client import HTTPException, HTTPMessage
-from typing import IO, Protocol
+from typing import IO, Protocol, Self
 from urllib.error import HTTPError
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -78,7 +78,7 @@ class WebhookSink:
     name: str = "webhook"
 
     @classmethod
-    def of(cls, settings: Settings) -> "WebhookSink":
+    def of(cls, settings: Settings) -> Self:
         """The webhook of these settings.
 
         Raises:
@@ -133,7 +133,7 @@ class EmailSink:
     name: str = "email"
 
     @classmethod
-    def of(cls, settings: Settings) -> "EmailSink":
+    def of(cls, settings: Settings) -> Self:
         """The mail server and the addresses of these settings.
 
         Raises:

@@ -118,6 +118,16 @@ def test_an_instance_dagster_refuses_fails(tmp_path: Path, monkeypatch: pytest.M
     assert CHECKS["dagster instance"](load(environ)).verdict is Verdict.FAILED
 
 
+def test_where_alerts_go_is_told_without_secrets_and_a_sink_that_is_configured_wrongly_fails(tmp_path: Path) -> None:
+    assert check("alerts", tmp_path).found == "the log"
+    webhook = {"ML_PLATFORM_ALERT_WEBHOOK_URL": "https://hooks.example.org/SECRET"}
+    assert check("alerts", tmp_path, **webhook).found == "the log; webhook at hooks.example.org"
+    broken = check("alerts", tmp_path, **webhook, ML_PLATFORM_ALERT_SMTP_URL="smtp://robot:SECRET@")
+    assert broken.verdict is Verdict.FAILED
+    assert broken.found.startswith("ML_PLATFORM_ALERT_SMTP_URL is no mail server")
+    assert "SECRET" not in broken.found
+
+
 def test_an_mlflow_run_whose_process_is_gone_is_found(tmp_path: Path) -> None:
     import mlflow
 
