@@ -221,7 +221,7 @@ def test_an_origin_of_facts_that_breaks_silences_no_other_and_is_told_if_it_stay
     assert watched.received == ["WARNING: raw/weather 2013-01-01 is blocked"]
     memory = Memory(**json.loads(watched.cursor or ""))
     assert set(memory.failing) == {"ledger", "models"}
-    long_ago = datetime.now(UTC) - timedelta(minutes=10)
+    long_ago = datetime.now(UTC) - timedelta(minutes=4)
     memory.failing = dict.fromkeys(memory.failing, long_ago.isoformat())
     memory.awake_since = long_ago.isoformat()
     watched.cursor = json.dumps(vars(memory))
