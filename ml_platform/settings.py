@@ -38,6 +38,7 @@ class Settings:
     ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
     the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
     ``alert_*`` say where alerts go beside the log (empty: nowhere else); two hold secrets, which no repr shows.
+    ``commit`` is that of the source, where no clone says it.
     """
 
     home: Path
@@ -65,6 +66,7 @@ class Settings:
     alert_smtp_url: str = field(repr=False)
     alert_email_to: str
     alert_email_from: str
+    commit: str
 
     @property
     def ports(self) -> dict[str, int]:
@@ -135,6 +137,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         mlflow_url=env.get("ML_PLATFORM_MLFLOW_URL", f"http://{host}:{ports['mlflow']}"),
         reports_url=env.get("ML_PLATFORM_REPORTS_URL", f"http://{host}:{ports['reports']}"),
         configured_ports=frozenset(name for name in DEFAULT_PORTS if port_variable(name) in env),
+        commit=env.get("ML_PLATFORM_COMMIT", ""),
         storage_options={k[len(prefix) :].lower(): v for k, v in env.items() if k.startswith(prefix)},
         alert_webhook_url=env.get("ML_PLATFORM_ALERT_WEBHOOK_URL", ""),
         alert_smtp_url=env.get("ML_PLATFORM_ALERT_SMTP_URL", ""),

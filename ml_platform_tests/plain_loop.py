@@ -89,7 +89,14 @@ def model(
         )
         history = plots.study_history(tuning.trials, title=spec.name, metric=tuning.metric)
         version = models.log_candidate(
-            run, spec.name, fitted, provenance, example=rows.train.head(5), metrics={}, plots={"study": history}
+            run,
+            spec.name,
+            fitted,
+            provenance,
+            spec=spec,
+            example=rows.train.head(5),
+            metrics={},
+            plots={"study": history},
         )
     report = evaluate(spec, fitted, rows.train, rows.holdout, tuning=tuning)
     images = plots.report_plots(report)

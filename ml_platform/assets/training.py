@@ -1,6 +1,7 @@
 """The assets that make a candidate and tell of it: tuned model, evaluation report, model card."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -14,15 +15,16 @@ from ml_platform.core import plots
 from ml_platform.core.content import digest
 from ml_platform.core.evaluation import evaluate
 from ml_platform.core.evaluation_report import EvaluationReport
+from ml_platform.core.learning import code_version, learn, study_name
 from ml_platform.core.model_card import CardSources
-from ml_platform.core.splits import Split, split
-from ml_platform.core.training import fit
-from ml_platform.core.tuning import TrialSummary, TuningResult, study_name, tune
+from ml_platform.core.splits import split
+from ml_platform.core.tuning import TrialSummary, tune
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.evaluations import EVALUATION_COLUMNS, evaluation_table, store_evaluation
 from ml_platform.stores.model_tables import StoredTrainingSet, stored_training_set
 from ml_platform.stores.models import ModelVersion, Provenance
+from ml_platform.stores.source import commit, libraries
 
 
 def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
@@ -39,7 +41,7 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 "before the holdout and registered as a candidate.",
                 {"lightgbm", "optuna", "mlflow"},
                 [model.key("training_set")],
-                code_version=training_code_version(model),
+                code_version=code_version(spec, model.service.hash),
             )
         ],
         can_subset=True,
@@ -53,8 +55,9 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             return
         rows = split(stored.frame, spec.windows, stored.as_of)
         with mlflow.training_run(context, spec.name) as run:
-            tuning = _tune(context, platform, model, stored, rows)
-            fitted = fit(spec, rows.train, model.service.features, tuning.params, tuning.rounds)
+            study = _study(context, platform, model, stored.state.content_hash, stored.as_of)
+            learned = learn(spec, rows.train, model.service, **study)
+            tuning, fitted = learned.tuning, learned.model
             history = plots.study_history(
                 tuning.trials, title=f"{spec.name}: {tuning.trials.height} trials", metric=tuning.metric
             )
@@ -70,9 +73,13 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                     inputs=stored.state.inputs,
                     service=spec.service,
                     service_hash=model.service.hash,
-                    code_version=training_code_version(model),
+                    code_version=code_version(spec, model.service.hash),
                     dagster_run_id=context.run_id,
+                    **why(context),
+                    commit=commit(platform.settings),
+                    libraries=libraries(),
                 ),
+                spec=spec,
                 example=rows.train.head(5),
                 metrics={f"study_{tuning.metric}": tuning.best_value, "trials": tuning.trials.height},
                 plots={"study_history": history},
@@ -127,7 +134,12 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             rows.holdout,
             champion=None if rival is None else platform.models.load(spec.name, rival.version),
             champion_version=None if rival is None else rival.version,
-            tuning=_tune(context, platform, model, stored, rows),
+            tuning=tune(
+                spec,
+                rows.train,
+                model.service.features,
+                **_study(context, platform, model, candidate.provenance.training_set_hash, candidate.provenance.as_of),
+            ),
         )
         images = plots.report_plots(report)
         state = store_evaluation(platform.lake, spec, candidate.version, candidate.provenance.as_of, report)
@@ -212,20 +224,17 @@ def card_sources(platform: Platform, model: ModelIdentity, version: ModelVersion
     )
 
 
-def training_code_version(model: ModelIdentity) -> str:
-    """Changes when the declaration of what is learned, or how, does."""
-    learned = model.spec.model_dump_json(include={"task", "service", "keys", "seed", "windows", "tuning", "denied"})
-    return digest(learned, model.service.hash)
+def why(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """Why this run was made: its tags, as they stand now, because earlier steps of a run add some."""
+    run = context.instance.get_run_by_id(context.run_id)
+    tags = {} if run is None else run.tags
+    return {name: tags.get(f"ml_platform/{name}", "") for name in ("reason", "trigger", "evidence")}
 
 
-def _tune(
-    context: dg.AssetExecutionContext,
-    platform: Platform,
-    model: ModelIdentity,
-    stored: StoredTrainingSet,
-    rows: Split,
-) -> TuningResult:
-    """The study on these rows; one whose budget is spent is read, not run."""
+def _study(
+    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, training_set_hash: str, as_of: datetime
+) -> dict[str, Any]:
+    """Where the study on a training set's rows is kept; one whose budget is spent is read, not run."""
 
     def progress(trial: TrialSummary) -> None:
         best = "" if trial.best_value is None else f", best so far {trial.best_value:.5f}"
@@ -239,14 +248,11 @@ def _tune(
             best,
         )
 
-    return tune(
-        model.spec,
-        rows.train,
-        model.service.features,
-        storage_url=platform.study_storage(),
-        study_name=study_name(model.spec, stored.state.content_hash),
-        on_trial=progress,
-    )
+    return {
+        "storage_url": platform.study_storage(),
+        "study_name": study_name(model.spec, training_set_hash, as_of),
+        "on_trial": progress,
+    }
 
 
 def evaluation_of(platform: Platform, version: ModelVersion) -> EvaluationReport:
@@ -272,7 +278,7 @@ def newest_candidate(platform: Platform, model: ModelIdentity) -> ModelVersion:
 
 def _same_recipe(candidate: ModelVersion, stored: StoredTrainingSet, model: ModelIdentity) -> bool:
     made = candidate.provenance
-    recipe = (stored.state.content_hash, stored.as_of, training_code_version(model))
+    recipe = (stored.state.content_hash, stored.as_of, code_version(model.spec, model.service.hash))
     return (made.training_set_hash, made.as_of, made.code_version) == recipe
 
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "up": "up",
     "status": "status",
     "plan": "plan",
+    "explain": "explain",
+    "rebuild": "rebuild",
     "promote": "decide",
     "reject": "decide",
     "rollback": "decide",

@@ -281,8 +281,12 @@ def _run(study: "optuna.Study", objective: Callable[["optuna.Trial"], float], bu
 def _result(spec: ModelSpec, study: "optuna.Study") -> TuningResult:
     from optuna.trial import TrialState
 
-    best = study.best_trial
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    # A study made under a larger budget has more: what they found is not what this budget finds.
+    finished = finished[: spec.tuning.trials]
+    best_value, _, best = min(
+        (t.value, t.number, t) for t in finished if t.state is TrialState.COMPLETE and t.value is not None
+    )
     rows = [
         {
             "trial": t.number,
@@ -300,7 +304,7 @@ def _result(spec: ModelSpec, study: "optuna.Study") -> TuningResult:
         params=dict(best.params),
         rounds=best.user_attrs["rounds"],
         best_trial=best.number,
-        best_value=study.best_value,
+        best_value=best_value,
         fold_values=tuple(best.user_attrs["fold_values"]),
         trials=pl.DataFrame(rows, infer_schema_length=None).with_columns(
             complete.cum_min().forward_fill().alias("best_value")

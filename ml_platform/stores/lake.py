@@ -148,19 +148,40 @@ class Lake:
             return frame.select(columns).collect()
         return frame.collect().drop("day", strict=False)
 
-    def partitions(self, table: str) -> dict[str, PartitionState]:
-        """The state of every partition that has a valid record, by partition name."""
-        files = _files_by_partition(self._open(table)) if self.exists(table) else {}
-        newest = self._records(table).sort("recorded_at").unique("partition", keep="last").sort("partition")
-        return {
+    def partitions(self, table: str, version: int | None = None) -> dict[str, PartitionState]:
+        """The state of every partition that has a valid record, by partition name, now or as it was at ``version``.
+
+        Raises:
+            UnknownTableError: the table has no such version.
+        """
+        files = _files_by_partition(self._open(table, version)) if self.exists(table) else {}
+        records = self._records(table).sort("recorded_at")
+        if version is None:
+            records = records.unique("partition", keep="last", maintain_order=True)
+        states = {
             row["partition"]: _state(row)
-            for row in newest.iter_rows(named=True)
+            for row in records.iter_rows(named=True)
             if row["files_hash"] == _files_hash(files.get(row["partition"], ()))
         }
+        return dict(sorted(states.items()))
 
     def history(self, table: str) -> list[PartitionState]:
         """Every state that was ever recorded of a table's partitions, oldest first."""
         return [_state(row) for row in self._records(table).sort("recorded_at").iter_rows(named=True)]
+
+    def lost_files(self, table: str, version: int) -> list[str]:
+        """The files of a version that are gone, or not of the size that its log says; none if it can be read.
+
+        Raises:
+            UnknownTableError: the table has no such version.
+        """
+        from deltalake.fs import DeltaStorageHandler
+
+        actions = pl.DataFrame(self._open(table, version).get_add_actions(flatten=True))
+        paths, sizes = actions["path"].to_list(), actions["size_bytes"].to_list()
+        found = DeltaStorageHandler(self.uri(table), self._options).get_file_info(paths)
+        # What is not there has no size.
+        return sorted(path for path, size, info in zip(paths, sizes, found, strict=True) if info.size != size)
 
     def query(self, sql: str) -> pl.DataFrame:
         """One SQL read over the tables, each named ``schema.table`` as its path has it.
@@ -329,12 +350,16 @@ class Lake:
 
     def _open(self, table: str, version: int | None = None) -> "DeltaTable":
         from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
             return DeltaTable(self.uri(table), version=version, storage_options=self._options)
         except TableNotFoundError:
             raise UnknownTableError(f"the lake has no table {table!r} (looked in {self.uri(table)})") from None
+        except DeltaError as error:
+            if version is None:
+                raise
+            raise UnknownTableError(f"{table} has no version {version}: {error}") from error
 
     def _commit(self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None) -> None:
         from deltalake.exceptions import DeltaError

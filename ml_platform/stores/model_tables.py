@@ -102,7 +102,7 @@ def build_training_set(
     manifest = features.manifest()
     service = manifest.service(spec.service)
     assert_no_outcomes(service.features, spec.denied)
-    start = as_of - spec.windows.training - spec.windows.holdout
+    start = training_start(spec, as_of)
     reached = _reached(lake, spec, service, manifest, start)
     blocked = sorted({state.blocked for state in reached if state.blocked})
     if blocked:
@@ -118,14 +118,31 @@ def build_training_set(
     if before is not None and before.inputs_hash == identity:
         return TrainingSet(lake.read(table), before, service, as_of), False
     versions = {name: lake.version(name) for name in (labels_table(spec), *service.tables)}
-    rows = lake.scan(labels_table(spec), start=start.date(), version=versions[labels_table(spec)]).drop("day").collect()
-    rows = rows.filter(pl.col("prediction_time") > start, pl.col("label_time") <= as_of)
-    if rows.is_empty():
-        raise ValueError(f"{spec.name}: no label became known between {start:%Y-%m-%d} and {as_of:%Y-%m-%d}")
-    frame = join_features(features, spec, rows, versions)
+    frame = training_rows(lake, features, spec, as_of, versions)
     facts = {"as_of": as_of.timestamp()}
     state = lake.write(table, frame, sort_by=spec.keys, inputs_hash=identity, inputs=versions, facts=facts)
     return TrainingSet(frame, state, service, as_of), True
+
+
+def training_rows(
+    lake: Lake, features: FeatureClient, spec: ModelSpec, as_of: datetime, versions: Mapping[str, int]
+) -> pl.DataFrame:
+    """A training set's rows, from these Delta versions of the labels and of every table the service reads.
+
+    Raises:
+        ValueError: there are no labels in the window.
+    """
+    start = training_start(spec, as_of)
+    labels = lake.scan(labels_table(spec), start=start.date(), version=versions[labels_table(spec)])
+    rows = labels.drop("day").filter(pl.col("prediction_time") > start, pl.col("label_time") <= as_of).collect()
+    if rows.is_empty():
+        raise ValueError(f"{spec.name}: no label became known between {start:%Y-%m-%d} and {as_of:%Y-%m-%d}")
+    return join_features(features, spec, rows, versions)
+
+
+def training_start(spec: ModelSpec, as_of: datetime) -> datetime:
+    """The moment after which predictions are due that a training set built at ``as_of`` has."""
+    return as_of - spec.windows.training - spec.windows.holdout
 
 
 @dataclass(frozen=True)

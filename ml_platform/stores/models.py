@@ -14,8 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ml_platform.core.content import digest
+from ml_platform.core.learning import declaration
+from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel, encode
 from ml_platform.settings import Settings, prepare_environment
 from ml_platform.stores.lake import Lake
@@ -42,6 +44,8 @@ DAGSTER_RUN_TAG = "dagster_run_id"
 
 _NATIVE_FILE = "model.lgb"
 _EXTRA_FILES = "extra_files"
+_DECLARED_FILE = "declaration.json"
+_MAPPINGS = ("inputs", "libraries")
 _LOAD_CHECK = Path(__file__).with_name("load_check.py")
 _LOGGER = logging.getLogger(__name__)
 
@@ -66,6 +70,10 @@ class Provenance:
     ``inputs`` are the Delta versions of the tables its training set read; ``training_set_version`` is the
     training set's own and ``training_set_hash`` its content; ``as_of`` is the watermark from which rows were split
     into those that trained and those held out.
+
+    Why it was made is kept here too, because Dagster forgets old runs: the run's ``reason``, the names of the
+    ``trigger`` that held, and its ``evidence`` as JSON. ``commit`` is the source's and ``libraries`` are the versions
+    of what computes the bytes. All of these are empty where nobody said, as in versions made before they were recorded.
     """
 
     training_set_version: int
@@ -77,17 +85,23 @@ class Provenance:
     service_hash: str
     code_version: str
     dagster_run_id: str
+    reason: str = ""
+    trigger: str = ""
+    evidence: str = ""
+    commit: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered version. ``metrics`` and ``parameters`` are those of its MLflow run."""
+    """A registered version. ``metrics`` and ``parameters`` are those of its MLflow run, ``made_at`` is wall time."""
 
     name: str
     version: int
     run_id: str
     run_url: str
     url: str
+    made_at: datetime
     provenance: Provenance
     trained_through: datetime
     seed: int
@@ -189,6 +203,7 @@ class ModelStore:
         model: FittedModel,
         provenance: Provenance,
         *,
+        spec: ModelSpec,
         example: pl.DataFrame,
         metrics: Mapping[str, float],
         plots: Mapping[str, bytes] | None = None,
@@ -202,6 +217,7 @@ class ModelStore:
             name: of the registered model.
             model: what was fitted.
             provenance: what it was made from.
+            spec: the declaration; what of it decides a training is stored with the version.
             example: a few rows with the model's features, stored as the input example.
             metrics: figures of the training (the study's).
             plots: PNG bytes by name.
@@ -217,20 +233,21 @@ class ModelStore:
         self._log_parameters(run.run_id, {**model.params, "rounds": model.rounds, "seed": model.seed})
         self.log_metrics(run.run_id, metrics)
         self.attach(run.run_id, {f"{key}.png": image for key, image in (plots or {}).items()}, folder="plots")
+        self.attach(run.run_id, {_DECLARED_FILE: declaration(spec)})
         with tempfile.TemporaryDirectory() as folder:
-            declaration = Path(folder) / DECLARATION_FILE
-            declaration.write_text(model.to_files()[DECLARATION_FILE], encoding="utf-8")
+            described = Path(folder) / DECLARATION_FILE
+            described.write_text(model.to_files()[DECLARATION_FILE], encoding="utf-8")
             logged = mlflow.lightgbm.log_model(
                 model.booster,
                 name="model",
                 signature=infer_signature(inputs, model.booster.predict(inputs)),
                 input_example=inputs,
-                extra_files=[str(declaration)],
+                extra_files=[str(described)],
                 # Given, because MLflow otherwise finds them by loading the model in a subprocess.
                 pip_requirements=[f"{package}=={installed_version(package)}" for package in ("lightgbm", "numpy")],
             )
         facts = {
-            **{key: json.dumps(value) if key == "inputs" else str(value) for key, value in asdict(provenance).items()},
+            **{key: json.dumps(value) if key in _MAPPINGS else str(value) for key, value in asdict(provenance).items()},
             "trained_through": model.trained_through.isoformat(),
             "seed": str(model.seed),
             "model_hash": digest(model.model_text),
@@ -301,6 +318,7 @@ class ModelStore:
             run_id=found.run_id,
             run_url=self.run_url(run.info.experiment_id, found.run_id),
             url=self.version_url(name, version),
+            made_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
             provenance=Provenance(
                 training_set_version=int(facts["training_set_version"]),
                 training_set_hash=facts["training_set_hash"],
@@ -311,6 +329,8 @@ class ModelStore:
                 service_hash=facts["service_hash"],
                 code_version=facts["code_version"],
                 dagster_run_id=facts["dagster_run_id"],
+                **{key: facts.get(key, "") for key in ("reason", "trigger", "evidence", "commit")},
+                libraries=json.loads(facts.get("libraries", "{}")),
             ),
             trained_through=datetime.fromisoformat(facts["trained_through"]),
             seed=int(facts["seed"]),
@@ -318,6 +338,14 @@ class ModelStore:
             metrics=dict(run.data.metrics),
             parameters=dict(run.data.params),
         )
+
+    def declared(self, version: ModelVersion) -> str:
+        """What of the declaration decided the version's training, as :func:`~ml_platform.core.learning.declaration`.
+
+        Raises:
+            LookupError: the version was made before this was stored.
+        """
+        return self.artifact_text(version.run_id, _DECLARED_FILE)
 
     def load(self, name: str, version: int) -> FittedModel:
         """The model, bit for bit as it was logged.

@@ -42,6 +42,7 @@ CHAMPION = ModelVersion(
     run_id="run",
     run_url="http://mlflow/run",
     url="http://mlflow/version/3",
+    made_at=datetime(2013, 4, 2, tzinfo=UTC),
     provenance=Provenance(
         training_set_version=7,
         training_set_hash="hash",

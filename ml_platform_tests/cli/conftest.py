@@ -79,7 +79,9 @@ def _train_and_predict(
         dagster_run_id="",
     )
     with store.training_run(spec.name) as run:
-        version = store.log_candidate(run, spec.name, model, provenance, example=rows.train.head(5), metrics={})
+        version = store.log_candidate(
+            run, spec.name, model, provenance, spec=spec, example=rows.train.head(5), metrics={}
+        )
     store_evaluation(lake, spec, version, AS_OF, evaluate(spec, model, rows.train, rows.holdout))
     decision = Decision(promote=True, rule="first_champion", reason="every gate holds", gates=())
     store.promote(spec.name, version, decision, expected_current=None, watermark=AS_OF, by="automation", run_id="run")

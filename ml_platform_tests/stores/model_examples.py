@@ -6,10 +6,12 @@ import lightgbm as lgb
 import numpy as np
 import polars as pl
 
+from ml_platform.cli.declared import datasets
 from ml_platform.core.model_spec import Task
 from ml_platform.core.training import FittedModel, encode, learn_categories
 from ml_platform.stores.models import ModelStore, Provenance
 
+SPEC = datasets()[0].models[0]
 WATERMARK = datetime(2013, 4, 1, tzinfo=UTC)
 PROVENANCE = Provenance(
     training_set_version=3,
@@ -54,5 +56,12 @@ def fitted(seed: int = 1) -> FittedModel:
 def log(store: ModelStore, name: str, model: FittedModel | None = None) -> int:
     with store.training_run(name) as run:
         return store.log_candidate(
-            run, name, model or fitted(), PROVENANCE, example=rows(5), metrics={"auc": 0.7}, plots={"study": b"png"}
+            run,
+            name,
+            model or fitted(),
+            PROVENANCE,
+            spec=SPEC,
+            example=rows(5),
+            metrics={"auc": 0.7},
+            plots={"study": b"png"},
         )
