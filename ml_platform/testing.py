@@ -132,7 +132,8 @@ class ModelContract:
         dataset = self._home.dataset
         expected = {f"raw/{table.name}" for table in dataset.tables} | {f"features/{view}" for view in dataset.views}
         stages = ("labels", "training_set", "tuned_model", "evaluation_report", "champion", "model_card")
-        expected |= {f"{self.model}/{name}" for name in (*stages, "predictions", "performance_report", "drift_report")}
+        watched = ("predictions", "performance_report", "drift_calibration", "drift_report")
+        expected |= {f"{self.model}/{name}" for name in (*stages, *watched)}
         missing = expected - set(self._home.declared_assets)
         assert not missing, f"declared, but not in the code location: {sorted(missing)}"
 

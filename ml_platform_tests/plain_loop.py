@@ -25,7 +25,13 @@ from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.model_tables import build_training_set, labels_derivation, predict
 from ml_platform.stores.models import ModelStore, Provenance
-from ml_platform.stores.monitoring import drift_current, drift_reference, report_drift, report_performance
+from ml_platform.stores.monitoring import (
+    calibrate_drift,
+    drift_current,
+    drift_reference,
+    report_drift,
+    report_performance,
+)
 from ml_platform.stores.reports import Reports
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
@@ -140,6 +146,7 @@ def model(
     list(predict(lake, features, spec, dataset, version, fitted, days, watermark))
     report_performance(lake, spec, days, watermark)
     reference = drift_reference(lake, spec, champion, fitted)
+    calibrate_drift(lake, spec, version, reference)
     drift = report_drift(lake, spec, version, lambda: reference, days, watermark)
     newest = max(drift.made)
     current = drift_current(lake, spec, version, day_bounds(newest)[1])

@@ -26,6 +26,7 @@ STAGES = (
     "model_card",
     "predictions",
     "performance_report",
+    "drift_calibration",
     "drift_report",
 )
 TABLES = ("airlines", "airports", "arrivals", "departures", "planes", "schedule", "weather")
@@ -150,4 +151,4 @@ def test_the_daily_chain_trains_nothing(definitions: dg.Definitions) -> None:
     job = definitions.resolve_job_def("nyc_flights_daily")
     stages = {key.path[-1] for key in job.asset_layer.selected_asset_keys}
     assert stages.isdisjoint({"training_set", "tuned_model", "evaluation_report", "champion", "model_card"})
-    assert {"predictions", "performance_report", "drift_report", "labels", "arrivals"} <= stages
+    assert {"predictions", "performance_report", "drift_calibration", "drift_report", "labels", "arrivals"} <= stages

@@ -5,7 +5,7 @@ import dagster as dg
 from ml_platform.assets.champion import champion_asset, decision_jobs
 from ml_platform.assets.model_data import labels_asset, predictions_asset, training_set_asset
 from ml_platform.assets.model_identity import ModelIdentity
-from ml_platform.assets.monitoring import drift_report_asset, performance_report_asset
+from ml_platform.assets.monitoring import drift_calibration_asset, drift_report_asset, performance_report_asset
 from ml_platform.assets.training import evaluation_report_asset, model_card_asset, tuned_model_asset
 from ml_platform.core.drift import assert_judged
 from ml_platform.core.feature_manifest import FeatureManifest
@@ -34,6 +34,7 @@ def model_assets(spec: ModelSpec, dataset: Dataset, manifest: FeatureManifest) -
         model_card_asset(model),
         predictions_asset(model),
         performance_report_asset(model),
+        drift_calibration_asset(model),
         drift_report_asset(model),
     ]
 

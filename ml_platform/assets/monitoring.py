@@ -7,13 +7,14 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from ml_platform.assets.events import CheckResult, DayReport, report_days
+from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
-from ml_platform.assets.wording import performance_summary
+from ml_platform.assets.wording import calibration_summary, performance_summary
 from ml_platform.automation.calendar import looking_back
 from ml_platform.core import plots
 from ml_platform.core.drift import DriftReport
+from ml_platform.core.drift_calibration import PROMISED_SHIFT, WITHIN, curve
 from ml_platform.core.durations import format_duration
 from ml_platform.core.metrics import metric
 from ml_platform.core.performance import PerformanceReport
@@ -22,6 +23,9 @@ from ml_platform.stores.incremental import Outcome, Status, day_bounds, look_bac
 from ml_platform.stores.monitoring import (
     REPORTED_DAY,
     DriftReference,
+    calibrate_drift,
+    calibrated,
+    calibration_table,
     drift_current,
     drift_reference,
     drift_table,
@@ -85,6 +89,73 @@ def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     return performance_report
 
 
+def drift_calibration_asset(model: ModelIdentity) -> dg.AssetsDefinition:
+    """``<model>/drift_calibration``: the limit of drift from a champion, and what it is known to do."""
+    spec = model.spec
+    key = model.key("drift_calibration")
+    columns = [
+        Column("chosen", "boolean", "Whether this is the limit that holds.", nullable=False),
+        Column("alarm_limit", "number", "Strength of effect above which a window is an alarm.", nullable=False),
+        Column("false_alarms_per_100_windows", "number", "Alarms among windows without change.", nullable=False),
+        Column("false_alarms", "integer", "Their number.", "windows", nullable=False),
+        Column("false_calls", "integer", "Of them, those by which drift persisted.", "windows", nullable=False),
+        Column("windows", "integer", "Windows without change that were judged.", "windows", nullable=False),
+        Column("feature", "text", "The feature that was shifted.", nullable=False),
+        Column("shift", "number", "By how much.", "standard deviations", nullable=False),
+        Column("found_at_once", "number", "Trials with an alarm in the first window.", "share", nullable=False),
+        Column("found", "number", f"Trials with an alarm within {WITHIN} windows.", "share", nullable=False),
+        Column(
+            "called", "number", f"Trials in which drift persisted within {WITHIN} windows.", "share", nullable=False
+        ),
+        Column("delay_windows", "number", "Windows up to the first alarm, mean.", "windows", nullable=False),
+        Column("trials", "integer", "Trials.", nullable=False),
+        Column("window_days", "integer", "Whole days of a window.", "days", nullable=False),
+        Column("reference_days", "integer", "Whole days the windows were drawn from.", "days", nullable=False),
+        Column("model_version", "integer", "The champion that learned from them.", nullable=False),
+    ]
+
+    @dg.multi_asset(
+        name=f"{spec.name}__drift_calibration",
+        specs=[
+            model.asset(
+                "drift_calibration",
+                "How strong drift from the champion must be to be an alarm, so that windows of its training days in "
+                "random order seldom are; and how soon injected shifts are found.",
+                {"delta", "polars"},
+                [model.key("champion")],
+                table_definition(calibration_table(spec), columns),
+            )
+        ],
+        can_subset=True,
+    )
+    def drift_calibration(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        champion = platform.models.champion(spec.name)
+        if champion is None:
+            summary = dg.MetadataValue.md("No version predicts yet: there is nothing to drift from.")
+            yield from report_whole(context, key, "none", {"summary": summary})
+            return
+        state = calibrated(platform.lake, spec, champion.version)
+        if state is None:
+            fitted = platform.models.load(spec.name, champion.version)
+            reference = drift_reference(platform.lake, spec, champion, fitted)
+            state = calibrate_drift(platform.lake, spec, champion.version, reference)
+        else:
+            context.log.info("version %s is calibrated under this policy", champion.version)
+        rows = platform.lake.read(calibration_table(spec))
+        chosen = rows.filter("chosen")
+        title = f"{spec.name} version {champion.version}: false alarms and delay"
+        metadata = {
+            "summary": dg.MetadataValue.md(calibration_summary(spec, chosen)),
+            "curve": picture(plots.drift_curve(curve(rows), title=title), title),
+            **{name: chosen[name][0] for name in ("alarm_limit", "false_alarms_per_100_windows", "model_version")},
+            "least_found": chosen.filter(shift=PROMISED_SHIFT)["found"].min(),
+            "delta_version": state.delta_version,
+        }
+        yield from report_whole(context, key, state.content_hash, metadata)
+
+    return drift_calibration
+
+
 def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     """``<model>/drift_report``: recent features and predictions against the champion's own training rows."""
     spec = model.spec
@@ -93,15 +164,19 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         Column(REPORTED_DAY, "timestamp", "First instant of the day reported on.", "UTC", nullable=False),
         Column("column_name", "text", "A feature, or `score` for the predictions.", nullable=False),
         Column("psi", "number", "Population stability index over all rows.", nullable=False),
-        Column("noise", "number", "What chance alone gives between samples of these sizes."),
-        Column("threshold", "number", "PSI from which the column counts as drifted."),
-        Column("drifted", "boolean", "Whether it has."),
+        Column("asked", "text", "What moved most: the value, the value given the other features, the share missing."),
+        Column("effect", "number", "By how much: standard deviations of the training rows, or share of rows."),
+        Column("chance", "number", "What windows without change differ by, likewise: one standard deviation."),
+        Column("importance", "number", "The feature's share of the model's gain.", "share"),
+        Column("strength", "number", "Effect over chance, by the root of importance over the largest; 0 if small."),
+        Column("drifted", "boolean", "Whether the strength exceeds the limit."),
         Column("ignored", "boolean", "Whether it has no part in the verdict: it moves by construction."),
         Column("missing_reference", "number", "Share missing in the training rows.", "share"),
         Column("missing_current", "number", "Share missing in the window.", "share"),
         Column("rows_reference", "integer", "Training rows compared.", "rows"),
         Column("rows_current", "integer", "Predictions compared.", "rows"),
-        Column("share", "number", "Share of features that drifted, of those that are not ignored.", "share"),
+        Column("strongest", "number", "The largest strength of any column."),
+        Column("alarm_limit", "number", "The strength above which a window is an alarm, as calibrated."),
         Column("alarm", "boolean", "Whether the day is an alarm."),
         Column("reason", "text", "Why, or why not."),
     ]
@@ -111,13 +186,14 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         specs=[
             model.asset(
                 "drift_report",
-                "Features and scores of the trailing window against the champion's training rows: effect sizes on all "
-                "rows decide, Evidently's page shows a fixed-seed sample.",
+                "Features and scores of the trailing window against the champion's training rows: effects on all rows, "
+                "weighted by importance, decide by the calibrated limit; Evidently's page shows a fixed-seed sample.",
                 {"delta", "evidently"},
                 [
                     dg.AssetDep(
                         model.key("predictions"), partition_mapping=looking_back(look_back_days(spec.drift.window))
-                    )
+                    ),
+                    model.key("drift_calibration"),
                 ],
                 table_definition(drift_table(spec), columns),
             )
@@ -127,7 +203,7 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 DRIFT,
                 asset=key,
                 partitions_def=model.days,
-                description="The share of drifted features and the drift of scores stay below the declared thresholds.",
+                description="No effect, weighted by importance, is stronger than the calibrated limit.",
             )
         ],
         partitions_def=model.days,
@@ -157,8 +233,8 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             current = drift_current(platform.lake, spec, champion.version, day_bounds(newest)[1])
             url = platform.reports.drift(spec.name, newest, spec.drift, report, reference().rows, current)
             image = plots.drift_bars(
-                {column.name: column.psi for column in report.judged},
-                threshold=spec.drift.column_threshold,
+                {column.name: column.strength or 0.0 for column in report.judged},
+                limit=report.limit,
                 title=f"{spec.name} version {champion.version}: drift on {newest}",
             )
             said[newest] |= {"evidently": dg.MetadataValue.url(url), "columns": picture(image, "drift by column")}

@@ -9,6 +9,7 @@ import polars as pl
 
 from ml_platform.assets.metadata import markdown_table
 from ml_platform.core.bootstrap import Figure
+from ml_platform.core.drift_calibration import PROMISED_SHIFT, WITHIN
 from ml_platform.core.durations import format_duration
 from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.metrics import metrics_for
@@ -137,5 +138,32 @@ def performance_summary(spec: ModelSpec, report: PerformanceReport) -> str:
             "day": "" if day is None else Figure(value=day.figures[name].value),
         }
         for name in names
+    ]
+    return f"{lead}\n\n{markdown_table(rows)}"
+
+
+def calibration_summary(spec: ModelSpec, chosen: pl.DataFrame) -> str:
+    """The limit of drift and what it does, from its rows of the calibration.
+
+    Args:
+        spec: the declaration.
+        chosen: the rows of ``<model>/drift_calibration`` that are ``chosen``.
+    """
+    first = chosen.row(0, named=True)
+    lead = (
+        f"An effect stronger than **{first['alarm_limit']:.2f}** is an alarm: so are **{first['false_alarms']:,} of "
+        f"{first['windows']:,} windows without change** ({first['false_alarms_per_100_windows']:.2g} in 100; promised: "
+        f"{spec.drift.false_alarms_per_100_windows:g}), each {first['window_days']} of the {first['reference_days']} "
+        f"days that version {first['model_version']} learned from. Of {first['trials']:,} trials with one feature "
+        f"shifted by {PROMISED_SHIFT:g}σ, found:"
+    )
+    rows = [
+        {
+            "feature": row["feature"],
+            "in the first window": f"{row['found_at_once']:.0%}",
+            f"within {WITHIN}": f"{row['found']:.0%}",
+            "mean windows": f"{row['delay_windows']:.2f}",
+        }
+        for row in chosen.filter(pl.col("shift") == PROMISED_SHIFT).iter_rows(named=True)
     ]
     return f"{lead}\n\n{markdown_table(rows)}"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 TRAINING_STAGES = ("training_set", "tuned_model", "evaluation_report", "champion", "model_card")
 """Assets that are materialised when evidence calls for a new model, not every day."""
 
+CALIBRATION = "drift_calibration"
+"""Follows a new champion at once; the daily chain has it too, for a champion that came by a person's word or another
+policy of drift, and finds it standing on all other days."""
+
 
 def daily_job_name(dataset: DatasetSpec) -> str:
     """Name of the job that runs a data set's daily chain."""
@@ -58,7 +62,7 @@ def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
         *(
             dg.define_asset_job(
                 training_job_name(model.name),
-                dg.AssetSelection.assets(*training_keys([model.name])),
+                dg.AssetSelection.assets(*training_keys([model.name]), dg.AssetKey([model.name, CALIBRATION])),
                 description=f"A new training set for {model.name}, tuned, evaluated and decided on.",
             )
             for model in dataset.models

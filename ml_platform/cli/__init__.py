@@ -1,7 +1,7 @@
 """``ml-platform``: the platform in a terminal, for people.
 
-A command is a function of its own name, registered here. Each is thin: it reads its arguments, calls
-the layer that does the work and shows what came out. What a command needs is imported when it runs, so that
+A command is a function of its own name, or a group of them, registered here. Each is thin: it reads its arguments,
+calls the layer that does the work and shows what came out. What a command needs is imported when it runs, so that
 ``--help`` answers at once.
 """
 
@@ -48,7 +48,11 @@ def platform() -> None:
 
 
 for _name, _module in COMMANDS.items():
-    app.command(_name)(getattr(import_module(f"{__name__}.{_module}"), _name))
+    _command = getattr(import_module(f"{__name__}.{_module}"), _name)
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 def main() -> None:

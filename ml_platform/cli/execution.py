@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ml_platform.assets.champion import decision_job_name
-from ml_platform.automation.jobs import loop_job_name, training_keys
-from ml_platform.automation.runs import range_tags
+from ml_platform.automation.jobs import CALIBRATION, loop_job_name, training_job_name, training_keys
+from ml_platform.automation.runs import OWN_EVENTS, range_tags
 from ml_platform.definitions import defs
 from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
@@ -91,6 +91,28 @@ def execute_decision(settings: Settings, model: str, verdict: str, said: Mapping
         f"refused: {reasons.partition(': ')[2] or reasons}" if recorded is None else f"recorded, but then: {reasons}"
     )
     raise RunFailedError(f"{verdict} was {outcome} (run {result.run_id})")
+
+
+def execute_calibration(model: str) -> None:
+    """Calibrate drift from the model's champion, if what stands is not of it and the declared policy.
+
+    Raises:
+        RunFailedError: the step failed.
+    """
+    _hush()
+    quiet = dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
+    job = dg.Definitions.merge(defs(), quiet).resolve_job_def(training_job_name(model))
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey([model, CALIBRATION])],
+            tags={**OWN_EVENTS, "ml_platform/reason": "ml-platform drift calibrate"},
+            run_config={"loggers": {"console": {}}},
+            raise_on_error=False,
+        )
+    if not result.success:
+        reasons = "; ".join(_cause(event) for event in result.all_events if event.is_step_failure)
+        raise RunFailedError(f"{model}/{CALIBRATION} failed (run {result.run_id}): {reasons}")
 
 
 def _hush() -> None:

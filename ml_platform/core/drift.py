@@ -1,36 +1,34 @@
-"""Drift: how far the present is from what a model learned from, decided by effect size on full data.
+"""Drift: how far the present is from what a model learned from, decided by the effects that matter to the model.
 
-Belongs here: binning, the population stability index (PSI) and the verdict. Which rows are the present,
-and what to do about a verdict, do not.
+Belongs here: what is said of each column, and the verdict. How effects are measured is
+:mod:`ml_platform.core.drift_effects`, where the limit comes from :mod:`ml_platform.core.drift_calibration`. Which rows
+are the present, and what to do about a verdict, do not belong here.
 
-PSI of a column is the sum over its bins of ``(p - q) * ln(p / q)``, p and q the shares of current and
-reference rows. By custom 0.1 is a small shift and 0.2 a large one. Unlike the p-value of a test it does
-not grow with the number of rows. Bins come from the reference alone:
+A window is an alarm if the strongest effect exceeds the limit. Beside it each column has its population stability index
+(PSI), which people know and which has no part in the verdict: the sum over its bins of ``(p - q) * ln(p / q)``, p and
+q the shares of current and reference rows. By custom 0.1 is a small shift and 0.2 a large one. Bins come from the
+reference alone:
 
 - numbers: quantiles, equal ones merged;
 - text, booleans, and numbers of few distinct values: one bin per value that at least 1 % of the reference
   rows have; rarer values share a bin, and values the reference never had share another;
 - missing values (null or NaN) are a bin of every column.
 
-Columns that the policy ignores (a calendar's move by construction: a week is no quarter) have their figures like
-any other and no part in the verdict.
+Shares are smoothed, ``(count + 0.5) / (rows + 0.5 * bins)``, so that an empty bin gives a large finite figure.
 
-Shares are smoothed, ``(count + 0.5) / (rows + 0.5 * bins)``, so that an empty bin gives a large finite
-figure. With no drift at all PSI is about ``(bins - 1) * (1/n + 1/m)``, given beside it as ``noise``.
+Columns that the policy ignores (a calendar's move by construction: a week is no quarter) have their PSI like any other
+and no effect.
 """
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
+from ml_platform.core.drift_effects import GIVEN, MISSING, SCORE, Yardstick, yardstick
 from ml_platform.core.model_spec import DriftPolicy
-
-SCORE = "score"
-"""The column that holds predictions in both frames; judged apart from the features."""
 
 _RARE = 0.01
 _SMOOTHING = 0.5
@@ -60,12 +58,20 @@ class ColumnProfile:
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """One column's figures; ``missing_*`` are shares of rows. One that is ``ignored`` never counts as drifted."""
+    """One column's figures. What is said of its effect is of the strongest; None if it is ``ignored``.
+
+    ``asked`` is what moved (its value, its value given the others, the share missing), ``effect`` by how much (standard
+    deviations of the reference's rows, or share of rows), ``chance`` what windows without change differ by,
+    ``importance`` the column's share of the model's gain (None for the predictions). ``missing_*`` are shares of rows.
+    """
 
     name: str
     psi: float
-    noise: float
-    threshold: float
+    asked: str | None
+    effect: float | None
+    chance: float | None
+    importance: float | None
+    strength: float | None
     drifted: bool
     ignored: bool
     missing_reference: float
@@ -73,19 +79,30 @@ class ColumnDrift:
     rows_reference: int
     rows_current: int
 
+    def in_words(self) -> str:
+        """What moved, by how much, and what it is to the model."""
+        if self.effect is None or self.strength is None:
+            return f"{self.name} is ignored"
+        if self.asked == MISSING:
+            moved = f"{self.name} is missing in {100 * self.effect:+.0f} points of the rows"
+        else:
+            subject = "the predictions" if self.name == SCORE else self.name
+            moved = f"{subject} moved by {self.effect:+.2f}σ{' given the others' if self.asked == GIVEN else ''}"
+        matters = "" if self.importance is None else f", {self.importance:.1%} of the model's gain"
+        return f"{moved} (strength {self.strength:.1f}{matters})"
+
 
 @dataclass(frozen=True)
 class DriftReport:
     """Every column's figures and the verdict.
 
-    ``share`` is the share of drifted columns among the features that are not ignored; ``prediction`` the
-    scores' own figures, None if either side has no scores; ``drifted`` whether this is an alarm; ``reason``
-    says why or why not.
+    ``prediction`` are the scores' own figures; ``strength`` is that of the strongest effect, an alarm if it exceeds
+    ``limit`` on enough rows; ``drifted`` whether this is an alarm; ``reason`` says why or why not.
     """
 
     columns: tuple[ColumnDrift, ...]
-    prediction: ColumnDrift | None
-    share: float
+    prediction: ColumnDrift
+    limit: float
     rows_reference: int
     rows_current: int
     drifted: bool
@@ -93,36 +110,54 @@ class DriftReport:
 
     @property
     def judged(self) -> tuple[ColumnDrift, ...]:
-        """The columns that the policy does not ignore."""
-        return tuple(column for column in self.columns if not column.ignored)
+        """The features that the policy does not ignore and the predictions, strongest effect first."""
+        kept = (each for each in (*self.columns, self.prediction) if not each.ignored)
+        return tuple(sorted(kept, key=lambda each: (-(each.strength or 0.0), -each.psi, each.name)))
 
     @property
-    def prediction_psi(self) -> float | None:
-        """PSI of the scores."""
-        return None if self.prediction is None else self.prediction.psi
+    def strength(self) -> float:
+        """Strength of the strongest effect."""
+        return self.judged[0].strength or 0.0
 
     def to_frame(self) -> pl.DataFrame:
         """One row per column (the scores' row is named ``score``), with the verdict on each row."""
-        rows = [*self.columns, *([self.prediction] if self.prediction else [])]
-        frame = pl.DataFrame([asdict(row) for row in rows], schema_overrides={"psi": pl.Float64})
-        verdict = {"share": self.share, "alarm": self.drifted, "reason": self.reason}
+        frame = pl.DataFrame([asdict(row) for row in (*self.columns, self.prediction)], infer_schema_length=None)
+        verdict = {
+            "strongest": self.strength,
+            "alarm_limit": self.limit,
+            "alarm": self.drifted,
+            "reason": self.reason,
+        }
         return frame.rename({"name": "column_name"}).with_columns(
             pl.lit(value).alias(key) for key, value in verdict.items()
         )
 
     def as_metadata(self) -> dict[str, int | float]:
         """The figures people follow over time."""
-        figures: dict[str, int | float] = {
-            "drift_share": self.share,
-            "drifted_columns": sum(column.drifted for column in self.columns),
-            "largest_psi": max(column.psi for column in self.judged),
+        return {
+            "strongest_effect": self.strength,
+            "alarm_limit": self.limit,
+            "drifted_columns": sum(column.drifted for column in self.judged),
             "drift_alarm": int(self.drifted),
+            "prediction_shift": self.prediction.effect or 0.0,
+            "prediction_psi": self.prediction.psi,
+            "largest_psi": max(column.psi for column in self.judged),
             "rows_reference": self.rows_reference,
             "rows_current": self.rows_current,
         }
-        if self.prediction is not None:
-            figures["prediction_psi"] = self.prediction.psi
-        return figures
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a champion learned from, made once for many windows: bins for PSI, and what effects are measured by.
+
+    ``importances`` are the features' shares of the model's gain; ``limit`` is the calibrated one.
+    """
+
+    profiles: tuple[ColumnProfile, ...]
+    measure: Yardstick
+    importances: Mapping[str, float]
+    limit: float
 
 
 def assert_judged(features: Collection[str], policy: DriftPolicy) -> None:
@@ -150,93 +185,113 @@ def reference_profile(frame: pl.DataFrame, columns: Sequence[str], bins: int) ->
     return tuple(replace(profile, counts=_count(frame, profile)) for profile in unfilled)
 
 
-def drift_report(
-    policy: DriftPolicy, reference: pl.DataFrame, current: pl.DataFrame, columns: Sequence[str]
-) -> DriftReport:
-    """Compare the present with what the model learned from.
+def learned(policy: DriftPolicy, reference: pl.DataFrame, importances: Mapping[str, float], limit: float) -> Reference:
+    """Make ready what windows are compared with.
 
     Args:
-        policy: bins and thresholds.
-        reference: the champion's training rows: ``columns`` and, if known, ``score``.
-        current: the rows of the present, alike.
-        columns: the features judged.
+        policy: bins, and what is ignored.
+        reference: the champion's training rows: its features, ``score`` and ``prediction_time``.
+        importances: the gain of each of its features.
+        limit: the strength that chance seldom exceeds, as calibrated on this reference.
 
     Raises:
-        ValueError: as :func:`reference_profile`, or no column is given that is not ignored.
+        ValueError: as :func:`reference_profile` and :func:`ml_platform.core.drift_effects.yardstick`.
     """
-    if not columns:
-        raise ValueError("no columns to compare: give at least one feature")
-    scored = SCORE in reference.columns and SCORE in current.columns
-    return compare(policy, reference_profile(reference, [*columns, *([SCORE] if scored else [])], policy.bins), current)
+    profiles = reference_profile(reference, [*importances, SCORE], policy.bins)
+    total = sum(importances.values())
+    shares = {name: gain / total for name, gain in importances.items()} if total else dict(importances)
+    return Reference(profiles, yardstick(policy, reference, importances), shares, limit)
 
 
-def compare(policy: DriftPolicy, reference: Sequence[ColumnProfile], current: pl.DataFrame) -> DriftReport:
-    """As :func:`drift_report`, against profiles that are made once for many comparisons.
+def compare(policy: DriftPolicy, reference: Reference, current: pl.DataFrame) -> DriftReport:
+    """Compare the present with what the model learned from.
 
     Raises:
-        ValueError: the present lacks a profiled column, or the policy ignores every one.
+        ValueError: the present lacks a column of the reference's.
     """
-    _require(current, [profile.name for profile in reference], "current")
-    features = [profile for profile in reference if profile.name != SCORE]
-    scores = [profile for profile in reference if profile.name == SCORE]
-    prediction = _judge(scores[0], current, policy.prediction_threshold) if scores else None
-    columns = [
-        _judge(profile, current, policy.column_threshold, ignored=profile.name in policy.ignored_columns)
-        for profile in features
-    ]
-    judged = sum(not column.ignored for column in columns)
-    if not judged:
-        raise ValueError(f"every column is ignored, and nothing is left to judge: {[c.name for c in columns]}")
-    share = sum(column.drifted for column in columns) / judged
-    drifted, reason = _verdict(policy, columns, prediction, share, current.height)
-    return DriftReport(tuple(columns), prediction, share, features[0].rows, current.height, drifted, reason)
+    _require(current, [profile.name for profile in reference.profiles], "current")
+    *columns, prediction = _judge(reference, current)
+    strongest = max((each for each in (*columns, prediction) if each.strength is not None), key=_strength)
+    drifted = _strength(strongest) > reference.limit and current.height >= policy.minimum_rows
+    return DriftReport(
+        tuple(columns),
+        prediction,
+        reference.limit,
+        prediction.rows_reference,
+        current.height,
+        drifted,
+        _reason(policy, reference, [*columns, prediction], current.height),
+    )
 
 
-def _verdict(
-    policy: DriftPolicy, columns: Sequence[ColumnDrift], prediction: ColumnDrift | None, share: float, rows: int
-) -> tuple[bool, str]:
+def _reason(policy: DriftPolicy, reference: Reference, columns: Sequence[ColumnDrift], rows: int) -> str:
     if rows < policy.minimum_rows:
-        return False, f"No alarm: {rows:,} rows are too few to judge, at least {policy.minimum_rows:,} are needed"
-    alarms = share >= policy.share_threshold
-    said = [_columns_in_words(policy, columns, share)]
-    if prediction is not None:
-        alarms = alarms or prediction.drifted
-        moved = "moved" if prediction.drifted else "moved little"
-        said.insert(0, f"the predictions {moved} (PSI {prediction.psi:.3f}, limit {policy.prediction_threshold:g})")
-    return alarms, f"{'Alarm' if alarms else 'No alarm'}: {'; '.join(said)}"
+        return f"No alarm: {rows:,} rows are too few to judge, at least {policy.minimum_rows:,} are needed"
+    ordered = sorted((each for each in columns if each.strength), key=lambda each: -_strength(each))
+    limit = f"limit {reference.limit:.1f}"
+    if not ordered:
+        return f"No alarm: nothing moved by {policy.smallest_effect:g}σ or more ({limit})"
+    alarming = [each for each in ordered if each.drifted]
+    if not alarming:
+        return f"No alarm: the strongest effect is that {ordered[0].in_words()}, {limit}"
+    named = "; ".join(each.in_words() for each in alarming[:_NAMED])
+    more = f"; and {len(alarming) - _NAMED:,} more" if len(alarming) > _NAMED else ""
+    return f"Alarm: {named}{more}; {limit}"
 
 
-def _columns_in_words(policy: DriftPolicy, columns: Sequence[ColumnDrift], share: float) -> str:
-    """How many drifted, and which most."""
-    worst = sorted((column for column in columns if column.drifted), key=lambda column: -column.psi)
-    ignored = sum(column.ignored for column in columns)
-    count = f"{len(worst):,} of {len(columns) - ignored:,} columns drifted ({share:.0%}, limit "
-    count += f"{policy.share_threshold:.0%}{f'; {ignored:,} ignored' if ignored else ''})"
-    if not worst:
-        return count
-    named = ", ".join(f"{column.name} {column.psi:.2f}" for column in worst[:_NAMED])
-    more = f" and {len(worst) - _NAMED:,} more" if len(worst) > _NAMED else ""
-    return f"{count}: {named}{more}"
+def _strength(column: ColumnDrift) -> float:
+    return column.strength or 0.0
 
 
-def _judge(profile: ColumnProfile, frame: pl.DataFrame, threshold: float, *, ignored: bool = False) -> ColumnDrift:
+def _judge(reference: Reference, current: pl.DataFrame) -> list[ColumnDrift]:
+    """Every column's figures, in the order of the profiles."""
+    measure = reference.measure
+    sums, rows, days = measure.window(current)
+    sizes = measure.sizes(sums, np.asarray(rows)) if current.height else np.zeros(len(measure.effects))
+    chance = measure.chance(max(days, 1))
+    strengths = measure.strengths(sizes, max(days, 1))
+    strongest: dict[str, int] = {}
+    for number, (name, _) in enumerate(measure.effects):
+        best = strongest.setdefault(name, number)
+        if (strengths[number], abs(sizes[number]) / chance[number]) > (
+            strengths[best],
+            abs(sizes[best]) / chance[best],
+        ):
+            strongest[name] = number
+    judged = []
+    for profile in reference.profiles:
+        number = strongest.get(profile.name, -1)
+        ignored = number < 0
+        psi, missing = _psi(profile, current)
+        judged.append(
+            ColumnDrift(
+                name=profile.name,
+                psi=psi,
+                asked=None if ignored else measure.effects[number][1],
+                effect=None if ignored else float(sizes[number]),
+                chance=None if ignored else float(chance[number]),
+                importance=reference.importances.get(profile.name),
+                strength=None if ignored else float(strengths[number]),
+                drifted=not ignored and bool(strengths[number] > reference.limit),
+                ignored=ignored,
+                missing_reference=profile.counts[-1] / profile.rows,
+                missing_current=missing,
+                rows_reference=profile.rows,
+                rows_current=current.height,
+            )
+        )
+    return judged
+
+
+def _psi(profile: ColumnProfile, frame: pl.DataFrame) -> tuple[float, float]:
+    """Population stability index, and the share missing."""
+    if frame.is_empty():
+        return 0.0, 0.0
     current = _count(frame, profile)
     bins, rows, now = len(profile.counts), profile.rows, frame.height
     p = (np.array(current) + _SMOOTHING) / (now + _SMOOTHING * bins)
     q = (np.array(profile.counts) + _SMOOTHING) / (rows + _SMOOTHING * bins)
-    psi = float(((p - q) * np.log(p / q)).sum()) if now else 0.0
-    return ColumnDrift(
-        name=profile.name,
-        psi=psi,
-        noise=(bins - 1) * (1 / rows + 1 / now) if now else math.inf,
-        threshold=threshold,
-        drifted=psi >= threshold and not ignored,
-        ignored=ignored,
-        missing_reference=profile.counts[-1] / rows,
-        missing_current=current[-1] / now if now else 0.0,
-        rows_reference=rows,
-        rows_current=now,
-    )
+    return float(((p - q) * np.log(p / q)).sum()), current[-1] / now
 
 
 def _require(frame: pl.DataFrame, columns: Sequence[str], side: str) -> None:

@@ -4,6 +4,8 @@ Belongs here: the shape of a declaration and the rules that make one valid by it
 declaration means (training, gates, drift) belongs to the module that does it.
 """
 
+import math
+from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, Self
 
@@ -150,22 +152,34 @@ class PromotionGate(Spec):
 
 
 class DriftPolicy(Spec):
-    """What counts as drift. Decided on full data by binned PSI."""
+    """What counts as drift. The limit itself is calibrated on what the champion learned from, to the promised rate."""
 
     window: Duration = Field(default=parse_duration("7d"), description="Trailing stretch compared with training.")
-    bins: int = Field(default=10, ge=2)
-    column_threshold: float = Field(default=0.2, gt=0, description="PSI at which a column has drifted.")
+    false_alarms_per_100_windows: float = Field(
+        default=1.0, gt=0, le=50, description="How often chance alone may be an alarm: sets the limit of each champion."
+    )
+    smallest_effect: float = Field(
+        default=0.15,
+        ge=0,
+        description="Standard deviations (of what is missing: share of rows) below which nothing is drift.",
+    )
+    persists: int = Field(
+        default=2, ge=1, description="Windows in a row, end to end, that must be alarms before drift persists."
+    )
     ignored_columns: tuple[str, ...] = Field(
         default=(), description="Features that move by construction, as a calendar does: reported, never judged."
     )
-    share_threshold: float = Field(default=0.3, gt=0, le=1, description="Share of drifted columns that is an alarm.")
-    prediction_threshold: float = Field(default=0.2, gt=0, description="PSI of the scores that is an alarm.")
+    minimum_rows: int = Field(default=200, ge=1, description="Fewer predictions in a window are not judged.")
+    bins: int = Field(default=10, ge=2, description="Of a number's distribution, in the PSI that is shown.")
     sample_rows: int = Field(default=50_000, ge=100, description="Rows of each side in the HTML report.")
     report_columns: int = Field(
         default=12, ge=1, description="Features that the HTML report draws: those that moved most."
     )
-    minimum_rows: int = Field(default=200, ge=1)
-    persists: int = Field(default=3, ge=1, description="Consecutive alarming days before drift counts as persistent.")
+
+    @property
+    def alarming_days(self) -> int:
+        """Daily reports in a row that are alarms when drift persists: the first and last have windows end to end."""
+        return 1 + (self.persists - 1) * math.ceil(self.window / timedelta(days=1))
 
 
 class RetrainPolicy(Spec):

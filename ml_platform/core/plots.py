@@ -237,18 +237,42 @@ def quality_over_time(days: pl.DataFrame, *, title: str) -> bytes:
     return _png(title, draw_lines(counts, "rows"), draw_lines(shares, "share"), stacked=True)
 
 
-def drift_bars(psi: Mapping[str, float], *, threshold: float, title: str) -> bytes:
-    """Population stability index by column, largest first, beside the threshold of drift."""
-    shown = sorted(psi.items(), key=lambda item: item[1])[-_SHOWN_GROUPS:]
+def drift_bars(strengths: Mapping[str, float], *, limit: float, title: str) -> bytes:
+    """Strength of effect by column, largest first, beside the limit."""
+    shown = sorted(strengths.items(), key=lambda item: item[1])[-_SHOWN_GROUPS:]
 
     def draw(axes: "Axes") -> None:
-        colours = [RED if value >= threshold else BLUE for _, value in shown]
+        colours = [RED if value > limit else BLUE for _, value in shown]
         axes.barh([name for name, _ in shown], [value for _, value in shown], color=colours)
-        axes.axvline(threshold, linestyle="--", color=GREY, label=f"drifted from {threshold:g}")
-        axes.set(xlabel="population stability index (no unit)")
+        axes.axvline(limit, linestyle="--", color=GREY, label=f"alarm above {limit:.3g}")
+        axes.set(xlabel="effect, in times of its chance, weighted by importance")
         axes.legend(loc="lower right")
 
     return _png(title, draw, height=2 + 0.22 * len(shown))
+
+
+def drift_curve(points: pl.DataFrame, *, title: str) -> bytes:
+    """False alarms against detection delay, one line per ``line`` over its limits.
+
+    Args:
+        points: ``line``, ``false_alarms_per_100_windows``, ``delay_windows`` and ``chosen``, the limit that holds.
+        title: the picture's title.
+    """
+    lines = points.sort("line", "false_alarms_per_100_windows").partition_by("line", maintain_order=True)
+
+    def draw(axes: "Axes") -> None:
+        for line, colour in zip(lines, _colours(len(lines)), strict=True):
+            places = line["false_alarms_per_100_windows"], line["delay_windows"]
+            axes.plot(*places, marker=".", color=colour, label=str(line["line"][0]))
+            axes.plot(*(place.filter(line["chosen"]) for place in places), "o", color=colour, markersize=10)
+        axes.axvline(1, linestyle="--", color=GREY, label="1 in 100")
+        axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
+        axes.set(xlabel="false alarms per 100 windows without change", ylabel="mean windows up to the first alarm")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper right", fontsize=9)
+
+    return _png(title, draw)
 
 
 def report_plots(report: EvaluationReport) -> dict[str, bytes]:

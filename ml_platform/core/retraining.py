@@ -141,7 +141,7 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
 
 
 def _drift_persists(spec: ModelSpec, evidence: Evidence) -> Condition:
-    days, bound = evidence.drift_days, spec.drift.persists
+    days, bound = evidence.drift_days, spec.drift.alarming_days
     text = f"Drift has been an alarm for {days} days in a row; {bound} call for training."
     return Condition("drift persists", "trigger", days >= bound, float(days), float(bound), text)
 

@@ -55,6 +55,11 @@ class FittedModel:
 
         return lgb.Booster(model_str=self.model_text)
 
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """The total gain of every feature's splits, in the order of the features."""
+        return dict(zip(self.features, self.booster.feature_importance("gain").tolist(), strict=True))
+
     def to_files(self) -> dict[str, str]:
         """The model as two text files by name: LightGBM's, and a JSON of the rest."""
         declaration = {

@@ -1,10 +1,10 @@
 """What became of predictions: performance once labels are known, drift against what the champion learned from.
 
-Belongs here: which rows each day's report reads, and the tables of reports. The figures are
-:mod:`ml_platform.core.performance` and :mod:`ml_platform.core.drift`.
+Belongs here: which rows each day's report reads, and the tables of reports and of drift's calibration. The figures are
+:mod:`ml_platform.core.performance`, :mod:`ml_platform.core.drift` and :mod:`ml_platform.core.drift_calibration`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -13,7 +13,9 @@ from typing import Generic, TypeVar
 import polars as pl
 
 from ml_platform.core.content import digest
-from ml_platform.core.drift import SCORE, ColumnProfile, DriftReport, compare, reference_profile
+from ml_platform.core.drift import DriftReport, Reference, compare, learned
+from ml_platform.core.drift_calibration import METHOD, calibrate
+from ml_platform.core.drift_effects import yardstick
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.performance import PerformanceReport, performance
 from ml_platform.core.scoring import score
@@ -29,7 +31,7 @@ from ml_platform.stores.incremental import (
     days_between,
     derive,
 )
-from ml_platform.stores.lake import Lake
+from ml_platform.stores.lake import WHOLE, Lake, PartitionState
 from ml_platform.stores.model_tables import labels_table, predictions_table, training_table
 from ml_platform.stores.models import ModelVersion
 
@@ -49,10 +51,10 @@ class Reports(Generic[Report]):
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What a champion learned from: its training rows with scores, and the features that are judged."""
+    """What a champion learned from: its training rows with scores, and the gain of each of its features."""
 
     rows: pl.DataFrame
-    features: Sequence[str]
+    importances: Mapping[str, float]
 
 
 def performance_table(spec: ModelSpec) -> str:
@@ -63,6 +65,11 @@ def performance_table(spec: ModelSpec) -> str:
 def drift_table(spec: ModelSpec) -> str:
     """The lake table of drift figures."""
     return f"{spec.name}/drift_report"
+
+
+def calibration_table(spec: ModelSpec) -> str:
+    """The lake table of the limit of drift, and of what it finds."""
+    return f"{spec.name}/drift_calibration"
 
 
 def performance_derivation(lake: Lake, spec: ModelSpec, made: dict[str, PerformanceReport] | None = None) -> Derivation:
@@ -92,21 +99,25 @@ def drift_derivation(
     reference: Callable[[], DriftReference],
     made: dict[str, DriftReport] | None = None,
 ) -> Derivation:
-    """A champion's trailing predictions and their features against its training rows; reports go to ``made``."""
+    """A champion's trailing predictions and their features against its training rows; reports go to ``made``.
+
+    It computes nothing unless :func:`calibrated` says of the version that it can.
+    """
 
     @cache
-    def profiles() -> tuple[ColumnProfile, ...]:
-        learned = reference()
-        return reference_profile(learned.rows, [*learned.features, SCORE], spec.drift.bins)
+    def known() -> Reference:
+        training = reference()
+        limit = lake.read(calibration_table(spec)).filter("chosen")["alarm_limit"][0]
+        return learned(spec.drift, training.rows, training.importances, limit)
 
     def report(_: datetime, end: datetime) -> DriftReport:
-        return compare(spec.drift, profiles(), drift_current(lake, spec, version, end))
+        return compare(spec.drift, known(), drift_current(lake, spec, version, end))
 
     return Derivation(
         table=drift_table(spec),
         inputs=[Input(predictions_table(spec), spec.drift.window, loaded=False)],
         compute=_each_day(report, {} if made is None else made),
-        code_version=digest(spec.drift.model_dump_json(), str(version)),
+        code_version=_calibration_identity(spec, version),
         time_column=REPORTED_DAY,
         sort_by=[REPORTED_DAY, "column_name"],
     )
@@ -129,10 +140,37 @@ def report_drift(
     days: Sequence[str],
     watermark: datetime,
 ) -> Reports[DriftReport]:
-    """Bring the drift of these days up to date."""
+    """Bring the drift of these days up to date; all wait for the calibration of this version, if there is none."""
+    if calibrated(lake, spec, version) is None:
+        reason = f"version {version} is not calibrated under this policy: materialise {calibration_table(spec)}"
+        return Reports([Outcome(day, Status.WAITING, None, reason) for day in days])
     made: dict[str, DriftReport] = {}
     derivation = drift_derivation(lake, spec, version, reference, made)
     return Reports(_outcomes(lake, spec, derivation, days, watermark), made)
+
+
+def calibrated(lake: Lake, spec: ModelSpec, version: int) -> PartitionState | None:
+    """The calibration that stands, if it is of this version under the declared policy."""
+    standing = lake.partitions(calibration_table(spec)).get(WHOLE)
+    current = standing is not None and standing.inputs_hash == _calibration_identity(spec, version)
+    return standing if current else None
+
+
+def calibrate_drift(lake: Lake, spec: ModelSpec, version: int, reference: DriftReference) -> PartitionState:
+    """Calibrate drift on what a version learned from, and store the result in the place of any other."""
+    measure = yardstick(spec.drift, reference.rows, reference.importances)
+    found = calibrate(spec.drift, measure, spec.seed)
+    return lake.write(
+        calibration_table(spec),
+        found.to_frame().with_columns(pl.lit(version).alias("model_version")),
+        sort_by=["feature", "shift", "alarm_limit"],
+        inputs_hash=_calibration_identity(spec, version),
+    )
+
+
+def _calibration_identity(spec: ModelSpec, version: int) -> str:
+    """Of all that a calibration follows from: a version has one training set and one model."""
+    return digest(spec.drift.model_dump_json(), str(spec.seed), str(version), METHOD)
 
 
 def reportable_days(lake: Lake, spec: ModelSpec, derivation: Derivation, days: Sequence[str]) -> list[str]:
@@ -146,8 +184,8 @@ def reportable_days(lake: Lake, spec: ModelSpec, derivation: Derivation, days: S
 def drift_reference(lake: Lake, spec: ModelSpec, champion: ModelVersion, model: FittedModel) -> DriftReference:
     """The rows the champion was fitted on, with the scores it gives them."""
     training_set = lake.read(training_table(spec), version=champion.provenance.training_set_version)
-    learned = training_set.filter(pl.col("label_time") <= champion.trained_through)
-    return DriftReference(score(model, learned), model.features)
+    rows = training_set.filter(pl.col("label_time") <= champion.trained_through)
+    return DriftReference(score(model, rows), model.importances)
 
 
 def drift_current(lake: Lake, spec: ModelSpec, version: int, end: datetime) -> pl.DataFrame:

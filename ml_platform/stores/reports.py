@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ml_platform.core.drift import SCORE, DriftReport
+from ml_platform.core.drift import DriftReport
+from ml_platform.core.drift_effects import SCORE
 from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.model_card import CardSources, evaluation_page, model_card
 from ml_platform.core.model_spec import DriftPolicy, ModelSpec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _SAMPLE_SEED = 0
+_LARGE_PSI = 0.2
 _NOTHING = "<html><body><p>No column has values to compare.</p></body></html>"
 _BANNER = (
     '<p id="verdict" style="margin:0;padding:1rem 1.5rem;font:15px/1.5 system-ui,sans-serif;background:#f5f7fa;'
@@ -74,12 +76,13 @@ class Reports:
         Args:
             model: whose features these are.
             day: ISO day that the page is for.
-            policy: thresholds and the size of the sample.
+            policy: how many features are drawn, and the size of the sample.
             report: the verdict on full data, shown on top.
             reference: the champion's training rows: the report's columns and, if known, ``score``.
             current: the rows of the present, alike.
         """
-        moved = sorted(report.columns, key=lambda column: (column.ignored, -column.psi))[: policy.report_columns]
+        ignored = [column for column in report.columns if column.ignored]
+        moved = [column for column in (*report.judged, *ignored) if column.name != SCORE][: policy.report_columns]
         shown = [
             name
             for name in (*(column.name for column in moved), SCORE)
@@ -89,7 +92,7 @@ class Reports:
             side.sample(min(side.height, policy.sample_rows), seed=_SAMPLE_SEED).select(shown)
             for side in (reference, current)
         ]
-        page = _evidently(policy, *sampled) if shown else _NOTHING
+        page = _evidently(*sampled) if shown else _NOTHING
         drawn = " and ".join(f"{min(side.height, policy.sample_rows):,}" for side in (current, reference))
         note = (
             f"{model}, {day}. {report.reason}. Decided on all {report.rows_current:,} rows against "
@@ -141,7 +144,7 @@ class Reports:
         )
 
 
-def _evidently(policy: DriftPolicy, reference: pl.DataFrame, current: pl.DataFrame) -> str:
+def _evidently(reference: pl.DataFrame, current: pl.DataFrame) -> str:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
@@ -154,8 +157,8 @@ def _evidently(policy: DriftPolicy, reference: pl.DataFrame, current: pl.DataFra
         )
         for side in (reference, current)
     )
-    # The same measure and thresholds as the verdict's, so that page and verdict differ by sampling alone.
-    preset = DataDriftPreset(method="psi", threshold=policy.column_threshold, drift_share=policy.share_threshold)
+    # The measure of the report's tables, so that page and tables differ by sampling alone.
+    preset = DataDriftPreset(method="psi", threshold=_LARGE_PSI)
     page: str = Report([preset], include_tests=False).run(new, old).get_html_str(as_iframe=False)
     return page
 

@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from ml_platform.core.dataset import DatasetSpec
+from ml_platform.core.drift_effects import SCORE
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
@@ -23,7 +24,7 @@ from ml_platform.stores.lake import Lake, PartitionState
 from ml_platform.stores.landing import Landing, watermark
 from ml_platform.stores.ledger import Ledger, LedgerEntry
 from ml_platform.stores.model_tables import predictions_table, training_table
-from ml_platform.stores.monitoring import REPORTED_DAY, drift_table, performance_table
+from ml_platform.stores.monitoring import REPORTED_DAY, calibration_table, drift_table, performance_table
 
 
 class _Frozen(BaseModel):
@@ -79,23 +80,60 @@ class PerformanceStatus(_Frozen):
 
 
 class ColumnDriftStatus(_Frozen):
-    """A feature's population stability index, and whether it reached its threshold; if ``ignored``, it never does."""
+    """A column's population stability index and strongest effect (:class:`ml_platform.core.drift.ColumnDrift`)."""
 
     psi: float
-    threshold: float
+    asked: str | None
+    effect: float | None
+    chance: float | None
+    importance: float | None
+    strength: float | None
     drifted: bool
     ignored: bool
 
 
 class DriftStatus(_Frozen):
-    """The newest drift report: ``share`` of drifted columns, figures by column, the scores' own PSI, the verdict."""
+    """The newest drift report: ``strength`` of the strongest effect and its ``limit``, the verdict, figures by column.
+
+    ``prediction`` are the scores' own figures; an alarm is a strength above the limit, on enough rows.
+    """
 
     day: datetime
-    share: float
+    strength: float
+    limit: float
     alarm: bool
     reason: str
-    prediction_psi: float | None
+    prediction: ColumnDriftStatus
     columns: dict[str, ColumnDriftStatus]
+
+
+class ShiftStatus(_Frozen):
+    """What became of trials in which one feature was shifted by so many standard deviations.
+
+    Shares of trials: with an alarm in the first window, within three, and in which drift persisted by then.
+    """
+
+    feature: str
+    shift: float
+    found_at_once: float
+    found: float
+    called: float
+    delay_windows: float
+    trials: int
+
+
+class CalibrationStatus(_Frozen):
+    """The limit of drift from a version, and what it does: see :mod:`ml_platform.core.drift_calibration`."""
+
+    model_version: int
+    alarm_limit: float
+    false_alarms_per_100_windows: float
+    false_alarms: int
+    false_calls: int
+    windows: int
+    window_days: int
+    reference_days: int
+    shifts: list[ShiftStatus]
 
 
 class ModelStatus(_Frozen):
@@ -162,20 +200,28 @@ def drift_status(lake: Lake, spec: ModelSpec) -> DriftStatus | None:
         return None
     first = rows.row(0, named=True)
     columns = {
-        row["column_name"]: ColumnDriftStatus(
-            psi=row["psi"], threshold=row["threshold"], drifted=row["drifted"], ignored=row["ignored"]
-        )
-        for row in rows.sort("psi", descending=True).iter_rows(named=True)
+        row["column_name"]: ColumnDriftStatus(**{name: row[name] for name in ColumnDriftStatus.model_fields})
+        for row in rows.sort("strength", "psi", descending=True, nulls_last=True).iter_rows(named=True)
     }
-    scores = columns.pop("score", None)
     return DriftStatus(
         day=first[REPORTED_DAY],
-        share=first["share"],
+        strength=first["strongest"],
+        limit=first["alarm_limit"],
         alarm=first["alarm"],
         reason=first["reason"],
-        prediction_psi=None if scores is None else scores.psi,
+        prediction=columns.pop(SCORE),
         columns=columns,
     )
+
+
+def calibration_status(lake: Lake, spec: ModelSpec) -> CalibrationStatus | None:
+    """The calibration of drift that stands; None if there is none."""
+    if not lake.exists(calibration_table(spec)):
+        return None
+    rows = lake.read(calibration_table(spec)).filter("chosen").to_dicts()
+    shifts = [ShiftStatus(**{name: row[name] for name in ShiftStatus.model_fields}) for row in rows]
+    figures = {name: rows[0][name] for name in CalibrationStatus.model_fields if name != "shifts"}
+    return CalibrationStatus(**figures, shifts=shifts)
 
 
 def _raw_table(lake: Lake, landing: Landing, calendar: DatasetSpec, spec: TableSpec) -> RawTableStatus:

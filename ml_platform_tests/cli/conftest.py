@@ -27,7 +27,7 @@ from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.model_tables import build_training_set, labels_derivation, predict
 from ml_platform.stores.models import ModelStore, Provenance
-from ml_platform.stores.monitoring import drift_reference, report_drift, report_performance
+from ml_platform.stores.monitoring import calibrate_drift, drift_reference, report_drift, report_performance
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
 
@@ -89,7 +89,9 @@ def _train_and_predict(
     report_performance(lake, spec, DAYS, WATERMARK)
     champion = store.champion(spec.name)
     assert champion is not None
-    report_drift(lake, spec, version, lambda: drift_reference(lake, spec, champion, model), DAYS, WATERMARK)
+    reference = drift_reference(lake, spec, champion, model)
+    calibrate_drift(lake, spec, version, reference)
+    report_drift(lake, spec, version, lambda: reference, DAYS, WATERMARK)
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def test_rows_and_shares_of_quality_are_drawn_by_day():
 
 
 def test_drifted_columns_stand_out():
-    png = plots.drift_bars({"load": 0.4, "depot": 0.05}, threshold=0.2, title="drift")
+    png = plots.drift_bars({"load": 4.0, "depot": 0.5}, limit=3.2, title="drift")
     assert_picture(png)
     pixels = imread(io.BytesIO(png))[..., :3]
     for colour in (plots.RED, plots.BLUE):

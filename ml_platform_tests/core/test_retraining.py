@@ -19,7 +19,7 @@ POLICY = {
     "performance_minimum_rows": 500,
     "minimum_new_labels": 1000,
 }
-SPEC = spec(retrain=POLICY, drift={"persists": 3})
+SPEC = spec(retrain=POLICY, drift={"persists": 3, "window": "1d"})
 QUIET = Evidence(
     watermark=NOW,
     champion=4,

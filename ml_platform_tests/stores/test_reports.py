@@ -1,5 +1,6 @@
 """Pages open without a network, and every figure on them is its source's."""
 
+import html
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ml_platform.core.drift import drift_report
+from ml_platform.core.drift import DriftReport, compare, learned
 from ml_platform.core.evaluation import evaluate
 from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.model_card import CardSources
@@ -234,6 +235,17 @@ def remote(page: str) -> list[str]:
     )
 
 
+def drift_of(policy: DriftPolicy, reference: pl.DataFrame, current: pl.DataFrame) -> DriftReport:
+    features = [name for name in reference.columns if name not in ("score", "prediction_time")]
+    return compare(policy, learned(policy, reference, dict.fromkeys(features, 1.0), 3.0), current)
+
+
+def predicted(frame: pl.DataFrame) -> pl.DataFrame:
+    """With what every row of predictions has: a score, and its time on one of ten days."""
+    time = pl.datetime(2020, 1, 1, time_zone="UTC") + pl.duration(days=pl.int_range(pl.len()) % 10)
+    return frame.with_columns(score=pl.int_range(pl.len()) / pl.len(), prediction_time=time)
+
+
 def test_evidentlys_page_shows_the_verdict_and_needs_no_network(config: Settings) -> None:
     policy = DriftPolicy(sample_rows=200)
     rng = np.random.default_rng(0)
@@ -243,17 +255,15 @@ def test_evidentlys_page_shows_the_verdict_and_needs_no_network(config: Settings
             "kind": rng.choice(["a", "b"], 1000),
             "flag": rng.random(1000) < 0.5,
             "empty": pl.Series([None] * 1000, dtype=pl.Float64),
-            "score": rng.random(1000),
         }
-    )
+    ).pipe(predicted)
     current = reference.with_columns(pl.col("x") + 2).head(900)
-    columns = ["x", "kind", "flag", "empty"]
-    report = drift_report(policy, reference, current, columns)
+    report = drift_of(policy, reference, current)
     reports = Reports(config)
     url = reports.drift("late", "2020-02-01", policy, report, reference, current)
     assert url == "http://reports/late/drift/2020-02-01.html"
     page = page_at(config, url)
-    assert report.reason.split(",")[0] in page
+    assert html.escape(report.reason) in page
     assert "Decided on all 900 rows against 1,000" in page
     assert "sample of 200 and 200" in page
     assert remote(page) == []
@@ -262,14 +272,15 @@ def test_evidentlys_page_shows_the_verdict_and_needs_no_network(config: Settings
 
 
 def test_evidently_draws_what_the_policy_ignores_last(config: Settings) -> None:
-    reference = pl.DataFrame({"days_to_holiday": range(1000), "load_kg": [0.5 * row for row in range(1000)]})
+    load = np.random.default_rng(0).normal(size=1000)
+    reference = pl.DataFrame({"days_to_holiday": range(1000), "load_kg": load}).pipe(predicted)
     current = reference.with_columns(pl.col("days_to_holiday") + 900)
     for ignored, drawn, left_out in (
         ((), "days_to_holiday", "load_kg"),
         (("days_to_holiday",), "load_kg", "days_to_holiday"),
     ):
         policy = DriftPolicy(report_columns=1, ignored_columns=ignored)
-        report = drift_report(policy, reference, current, ["days_to_holiday", "load_kg"])
+        report = drift_of(policy, reference, current)
         page = page_at(config, Reports(config).drift("late", "2020-02-01", policy, report, reference, current))
         pictures = re.sub(r'<p id="verdict".*?</p>', "", page, flags=re.DOTALL)
         assert (drawn in pictures, left_out in pictures) == (True, False)
@@ -277,7 +288,8 @@ def test_evidently_draws_what_the_policy_ignores_last(config: Settings) -> None:
 
 def test_nothing_to_draw_still_gives_a_page(config: Settings) -> None:
     frame = pl.DataFrame({"x": pl.Series([None] * 10, dtype=pl.Float64)})
-    report = drift_report(DriftPolicy(), frame, frame, ["x"])
+    rows = predicted(frame)
+    report = drift_of(DriftPolicy(), rows, rows)
     assert "No column has values" in page_at(
         config, Reports(config).drift("late", "2020-02-01", DriftPolicy(), report, frame, frame)
     )
