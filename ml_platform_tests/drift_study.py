@@ -116,8 +116,8 @@ def ours(subject: Subject) -> tuple[list[str], pl.DataFrame]:
             moved = subject.strongest(*subject.by_day(subject.shifted(feature, shift)), trials)
             late = delay(moved > chosen)
             lines.append(
-                f"| `{subject.spec.name}` | `{feature}` | {shift:g}σ | {(late <= 1).mean():.0%} | {(late <= WITHIN).mean():.0%} "
-                f"| {late.mean():.2f} |"
+                f"| `{subject.spec.name}` | `{feature}` | {shift:g}σ | {(late <= 1).mean():.0%} "
+                f"| {(late <= WITHIN).mean():.0%} | {late.mean():.2f} |"
             )
             points += [
                 {
@@ -160,8 +160,8 @@ def evidently(subject: Subject) -> tuple[list[str], pl.DataFrame]:
             shares = moved.mean(axis=2)
             late = delay(shares >= 0.5)
             lines.append(
-                f"| `{subject.spec.name}` | `{feature}` | {shift:g}σ | {(late <= 1).mean():.0%} | {(late <= WITHIN).mean():.0%} "
-                f"| {late.mean():.2f} |"
+                f"| `{subject.spec.name}` | `{feature}` | {shift:g}σ | {(late <= 1).mean():.0%} "
+                f"| {(late <= WITHIN).mean():.0%} | {late.mean():.2f} |"
             )
             points += [
                 {
