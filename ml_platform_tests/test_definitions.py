@@ -152,3 +152,12 @@ def test_the_daily_chain_trains_nothing(definitions: dg.Definitions) -> None:
     stages = {key.path[-1] for key in job.asset_layer.selected_asset_keys}
     assert stages.isdisjoint({"training_set", "tuned_model", "evaluation_report", "champion", "model_card"})
     assert {"predictions", "performance_report", "drift_calibration", "drift_report", "labels", "arrivals"} <= stages
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_new_champion_is_calibrated_in_the_job_that_made_it(definitions: dg.Definitions, model: str) -> None:
+    keys = definitions.resolve_job_def(f"{model}_training").asset_layer.selected_asset_keys
+    assert dg.AssetKey([model, "drift_calibration"]) in keys
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(dg.AssetKey([model, "drift_calibration"])).parent_keys == {dg.AssetKey([model, "champion"])}
+    assert dg.AssetKey([model, "drift_calibration"]) in graph.get(dg.AssetKey([model, "drift_report"])).parent_keys

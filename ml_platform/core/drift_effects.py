@@ -18,7 +18,7 @@ its square weighs squared effects by importance. Predictions weigh as much as th
 ``policy.smallest_effect`` have no strength, however sure they are: a small shift does not matter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,9 +97,10 @@ class Yardstick:
 
     def window(self, rows: pl.DataFrame) -> tuple[Array, Array, int]:
         """Sums, number of rows and number of days of one window's rows."""
-        columns = _columns(_numbers(rows, self.features, self.codes), self.centre, self.scale)
-        day_rows, sums = _by_day(rows, columns)
-        return sums.sum(axis=0), day_rows.sum(), len(day_rows)
+        values = _numbers(rows, self.features, self.codes)
+        days = list(_by_day(rows, values, self.centre, self.scale))
+        sums = sum((day.sum(axis=0) for day in days), np.zeros(self.projection.shape[1]))
+        return sums, np.asarray(float(rows.height)), len(days)
 
 
 def yardstick(policy: DriftPolicy, reference: pl.DataFrame, importances: Mapping[str, float]) -> Yardstick:
@@ -120,14 +121,22 @@ def yardstick(policy: DriftPolicy, reference: pl.DataFrame, importances: Mapping
     codes = {name: _codes(reference, name) for name in features if not _is_number(reference.schema[name])}
     values = _numbers(reference, features, codes)
     centre = np.array([values[name].mean() or 0.0 for name in values.columns], dtype=float)
-    scale = np.array([values[name].std(ddof=0) or 1.0 for name in values.columns], dtype=float)
-    columns = _columns(values, centre, scale)
-    day_rows, day_sums = _by_day(reference, columns)
-    if len(day_rows) < 2:
-        raise ValueError(f"the reference has {len(day_rows)} day: between fewer than two, nothing is known of chance")
+    scale = np.array([values[name].std(ddof=0) or 0.0 for name in values.columns], dtype=float)
+    # What never varies has a deviation of nothing but rounding.
+    scale[scale <= 1e-9 * np.abs(centre)] = 1.0
+    products = np.zeros((len(features), len(features)))
+    rows, sums = [], []
+    for columns in _by_day(reference, values, centre, scale):
+        rows.append(len(columns))
+        sums.append(columns.sum(axis=0))
+        products += columns[:, : len(features)].T @ columns[:, : len(features)]
+    if len(rows) < 2:
+        raise ValueError(f"the reference has {len(rows)} day: between fewer than two, nothing is known of chance")
+    day_rows, day_sums = np.array(rows, dtype=float), np.array(sums)
+    usual = day_sums.sum(axis=0) / day_rows.sum()
     weights = np.array([importances[name] / largest for name in features])
-    projection = _projection(columns[:, : len(features)])
-    deviations = (day_sums - day_rows[:, np.newaxis] * columns.mean(axis=0)) @ projection.T / day_rows.mean()
+    projection = _projection(products / day_rows.sum() - np.outer(usual[: len(features)], usual[: len(features)]))
+    deviations = (day_sums - day_rows[:, np.newaxis] * usual) @ projection.T / day_rows.mean()
     dates = reference["prediction_time"].dt.date()
     span = int((dates.max() - dates.min()).days) + 1  # type: ignore[operator, union-attr]
     return Yardstick(
@@ -146,10 +155,10 @@ def yardstick(policy: DriftPolicy, reference: pl.DataFrame, importances: Mapping
     )
 
 
-def _projection(values: Array) -> Array:
+def _projection(covariance: Array) -> Array:
     """From mean values, score and missing shares to effects: values, residuals, missing shares, and the score."""
-    count = values.shape[1]
-    precision = np.linalg.inv(np.atleast_2d(np.cov(values, rowvar=False)) + _RIDGE * np.eye(count))
+    count = len(covariance)
+    precision = np.linalg.inv(covariance + _RIDGE * np.eye(count))
     residuals = precision / np.diag(precision)[:, np.newaxis]
     same, none = np.eye(2 * count + 1), np.zeros((count, count + 1))
     return np.vstack([same[:count], np.hstack([residuals, none]), same[count + 1 :], same[count]])
@@ -177,19 +186,12 @@ def _numbers(rows: pl.DataFrame, features: tuple[str, ...], codes: Mapping[str, 
     )
 
 
-def _columns(values: pl.DataFrame, centre: Array, scale: Array) -> Array:
-    """Values in σ, 0 where missing, and then 1 where a feature is missing."""
+def _by_day(rows: pl.DataFrame, values: pl.DataFrame, centre: Array, scale: Array) -> Iterator[Array]:
+    """The rows of each UTC day of prediction: values in σ, 0 where missing, and then 1 where a feature is missing."""
     numbers = values.to_numpy()
-    missing = np.isnan(numbers)
-    standard = np.where(missing, 0.0, np.clip((numbers - centre) / scale, -_LARGEST, _LARGEST))
-    return np.hstack([standard, missing[:, :-1]])
-
-
-def _by_day(rows: pl.DataFrame, columns: Array) -> tuple[Array, Array]:
-    """Rows and sums by UTC day of prediction."""
-    _, day, counts = np.unique(
-        rows["prediction_time"].dt.date().to_physical().to_numpy(), return_inverse=True, return_counts=True
-    )
-    sums = np.zeros((len(counts), columns.shape[1]))
-    np.add.at(sums, day, columns)
-    return counts.astype(float), sums
+    day = rows["prediction_time"].dt.date().to_physical().to_numpy()
+    order = np.argsort(day, kind="stable")
+    for chosen in np.split(order, np.flatnonzero(np.diff(day[order])) + 1):
+        missing = np.isnan(numbers[chosen])
+        standard = np.clip((numbers[chosen] - centre) / scale, -_LARGEST, _LARGEST)
+        yield np.hstack([np.where(missing, 0.0, standard), missing[:, :-1]])

@@ -9,6 +9,8 @@ import pytest
 from ml_platform.assets import wording
 from ml_platform.assets.metadata import Column, table_definition
 from ml_platform.core.bootstrap import Figure
+from ml_platform.core.drift_calibration import calibrate
+from ml_platform.core.drift_effects import yardstick
 from ml_platform.core.metrics import metrics_for
 from ml_platform.core.model_spec import ModelSpec, Task
 from ml_platform.core.performance import PerformanceReport, VersionPerformance
@@ -16,6 +18,7 @@ from ml_platform.settings import PROJECT_ROOT, load
 from ml_platform.stores.declarations import load_dataset
 from ml_platform.stores.ledger import LedgerEntry
 from ml_platform.stores.models import ModelVersion, Provenance
+from ml_platform_tests.core.drift_examples import IMPORTANCES, parcels
 
 APRIL = datetime(2013, 4, 1, tzinfo=UTC)
 GATES = [
@@ -120,3 +123,20 @@ def test_columns_of_feast_and_of_contracts_share_a_vocabulary_and_names_have_no_
         ("number", {"unit": "minutes"}),
         ("text", {}),
     ]
+
+
+def test_a_calibration_is_told_in_place_with_its_rates_and_what_is_found() -> None:
+    spec = load_dataset(PROJECT_ROOT / "ml_platform" / "defs" / "nyc_flights").model("flight_delay")
+    measure = yardstick(spec.drift, parcels(40), IMPORTANCES)
+    calibration = calibrate(spec.drift, measure, seed=0)
+    chosen = calibration.to_frame().with_columns(model_version=3).filter("chosen")
+    said = wording.calibration_summary(spec, chosen)
+    assert f"**{calibration.limit:.2f}**" in said
+    assert f"{calibration.chosen.alarms} of 10,000 windows without change" in said
+    assert "each 7 of the 40 days that version 3 learned from" in said
+    assert [line for line in said.splitlines() if line.startswith(("| load", "| queue", "| depot"))] == [
+        f"| {each.feature} | {each.found_at_once:.0%} | {each.found:.0%} | {each.delay:.2f} |"
+        for each in sorted(calibration.detections, key=lambda each: list(IMPORTANCES).index(each.feature))
+        if each.limit == calibration.limit and each.shift == 0.25
+    ]
+    assert len(said) < wording.SHOWN_IN_PLACE

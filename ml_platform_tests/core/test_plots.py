@@ -101,6 +101,21 @@ def test_drifted_columns_stand_out():
         assert (np.abs(pixels - wanted).max(axis=2) < 0.02).any()
 
 
+def test_the_curve_of_drift_has_a_line_each_and_the_limit_that_holds():
+    points = pl.DataFrame(
+        {
+            "line": ["0.15σ", "0.15σ", "0.25σ", "0.25σ"],
+            "false_alarms_per_100_windows": [0.0, 5.0, 0.0, 5.0],
+            "delay_windows": [6.0, 2.0, 1.5, 1.0],
+            "chosen": [True, False, True, False],
+        }
+    )
+    png = plots.drift_curve(points, title="parcels")
+    assert_picture(png)
+    assert png != plots.drift_curve(points.with_columns(chosen=~pl.col("chosen")), title="parcels")
+    assert png == plots.drift_curve(points.reverse(), title="parcels")
+
+
 def test_drawing_leaves_no_open_figure_behind(report):
     from matplotlib import pyplot
 
