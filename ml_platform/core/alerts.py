@@ -387,12 +387,13 @@ class AssetFreshness:
 def late_assets(known: Iterable[AssetFreshness], *, as_of: datetime) -> list[Cause]:
     """A cause for each asset that is late by itself: not one that waits for a late one, or has just been fed again.
 
-    A model that is late explains no late prediction: it predicts all the same.
+    A late table explains no other table: each is delivered by itself. A late model explains no late prediction: it
+    predicts all the same.
     """
     states = {state.asset: state for state in known}
     alone = []
     for state in states.values():
-        above = [states[name] for name in state.upstream if name in states]
+        above = [states[name] for name in state.upstream if name in states and state.stage != "raw"]
         above = [each for each in above if each.stage != "models" or state.stage == "models"]
         fed = max((each.changed_at for each in above if not each.late), default=state.changed_at)
         recovering = fed > state.changed_at and as_of - fed < RECOVERY

@@ -236,7 +236,10 @@ def subjects(*known: AssetFreshness, as_of: datetime) -> set[str]:
 
 
 def test_when_landing_stops_all_raw_tables_are_one_alert_and_what_is_downstream_none() -> None:
-    raw = [asset(f"raw/{name}", late=True, changed_at=NOON + n * SETTLE / 2) for n, name in enumerate("ab")]
+    raw = [
+        asset("raw/a", late=True),
+        asset("raw/b", late=True, changed_at=NOON + SETTLE / 2, upstream=("raw/a",)),
+    ]
     derived = asset("features/view", late=True, upstream=("raw/a", "raw/b"))
     model = asset("model/champion", late=True, upstream=("raw/a",))
     assert subjects(*raw, derived, model, as_of=NOON + SETTLE / 2) == set()
