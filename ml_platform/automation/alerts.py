@@ -8,7 +8,7 @@ work.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, TickStatus
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
@@ -43,7 +44,7 @@ from ml_platform.stores.alert_sinks import sinks
 from ml_platform.stores.alerts import TABLE, Alerts
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.ingest import raw_table
-from ml_platform.stores.lake import CATALOG, Lake
+from ml_platform.stores.lake import CATALOG, WHOLE, Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.monitoring import REPORTED_DAY, drift_table
 from ml_platform.stores.retraining import gather
@@ -84,7 +85,9 @@ class Memory:
     @classmethod
     def read(cls, cursor: str | None, now: datetime) -> "Memory":
         """The memory that a cursor holds, as of a new tick; that of a first tick without one."""
-        memory = cls(**json.loads(cursor)) if cursor else cls(begun_at=now.isoformat())
+        known = {each.name for each in fields(cls)}
+        kept = {name: value for name, value in json.loads(cursor or "{}").items() if name in known}
+        memory = cls(**{"begun_at": now.isoformat(), **kept})
         if not memory.ticked_at or now - datetime.fromisoformat(memory.ticked_at) > _ASLEEP:
             memory.awake_since = now.isoformat()
         return memory
@@ -162,10 +165,11 @@ def tick(context: dg.SensorEvaluationContext, datasets: Sequence[Dataset]) -> dg
     memory.failing = {name: memory.failing.get(name, now.isoformat()) for name in errors}
     memory.settled = _delivered(outbox, found.ready, memory.settled)
     memory.ticked_at = now.isoformat()
+    news = [*(alert.title for alert in raised), *(f"{name}: {error}" for name, error in errors.items())]
     return dg.SensorResult(
         cursor=json.dumps(vars(memory)),
         asset_events=[_event(alert) for alert in raised],
-        skip_reason=None if raised else "; ".join(f"{name}: {error}" for name, error in errors.items()) or "no news",
+        skip_reason="; ".join(news) or "no news",
     )
 
 
@@ -241,7 +245,19 @@ def _tables(look: Look) -> list[Cause]:
         return []
     records = look.lake.scan(CATALOG).select(_CATALOG_COLUMNS).collect()
     limits = {raw_table(table): table.quarantine_limit for data in look.datasets for table in data.tables}
-    return [*blocked_partitions(records), *quarantines(records, limits)]
+    return [_with_run(look, cause) for cause in (*blocked_partitions(records), *quarantines(records, limits))]
+
+
+def _with_run(look: Look, cause: Cause) -> Cause:
+    """A cause about a partition that leads to the run which checked it last, if Dagster knows of one."""
+    table, _, partition = cause.subject.rpartition(" ")
+    wanted = PartitionKeyFilter(key=partition if partition != WHOLE else None)
+    checks = look.repository.asset_graph.get_check_keys_for_assets({dg.AssetKey(table.split("/"))})
+    events = look.instance.event_log_storage
+    for check in sorted(checks):
+        for record in events.get_asset_check_execution_history(check, limit=1, partition_filter=wanted):
+            return replace(cause, page=f"runs/{record.run_id}")
+    return cause
 
 
 def _models(look: Look) -> list[Cause]:

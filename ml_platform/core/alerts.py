@@ -359,7 +359,7 @@ def decisions(entries: pl.DataFrame, *, after: datetime) -> list[Cause]:
                 title=f"{model}: version {version} was {'restored' if back else 'promoted'}{before}",
                 text=f"Decided by {row['decided_by']} ({row['rule'].replace('_', ' ')}): {_short(row['reason'])}",
                 since=row["decided_at"],
-                page=f"assets/{model}/champion",
+                page=f"runs/{row['run_id']}" if row["run_id"] else f"assets/{model}/champion",
             )
         )
     return causes

@@ -132,6 +132,16 @@ def test_a_blocked_partition_is_told_once_and_told_again_only_when_it_is_blocked
     assert [each.state for each in watched.raised] == ["ended", "stands"]
 
 
+def test_an_alert_on_a_partition_leads_to_the_run_that_found_it(watched: Watched) -> None:
+    home = watched.home
+    home.land(until=date(2013, 1, 3), awkward=Awkward(corrupt={("weather", "2013-01-01"): Fault.MISSING_COLUMN}))
+    run = home.run(["raw/weather"], ("2012-12-31", "2013-01-02"))
+    watched.tick()
+    (raised,) = watched.raised
+    assert raised.alert.subject == "raw/weather 2013-01-01"
+    assert raised.alert.link.endswith(f"/runs/{run.run_id}")
+
+
 def test_an_alert_is_an_event_of_its_asset_and_a_row_for_sql(watched: Watched) -> None:
     Ledger(watched.home.lake).record(
         "flight_delay", 1, APPROVED, expected_current=None, watermark=WATERMARK, by="automation", run_id="r"

@@ -212,6 +212,7 @@ def test_promotions_and_rollbacks_are_told_and_refusals_are_not() -> None:
                 "decided_at": NOON + n * MINUTE,
                 "decided_by": "ann",
                 "sequence": n,
+                "run_id": f"run {n}",
             }
             for rule, promoted, before, n in rows
         ]
@@ -220,6 +221,7 @@ def test_promotions_and_rollbacks_are_told_and_refusals_are_not() -> None:
     assert [cause.kind for cause in found] == [Kind.PROMOTION, Kind.PROMOTION, Kind.ROLLBACK]
     assert found[-1].title == "flight_delay: version 4 was restored in place of version 2"
     assert "ann" in found[-1].text
+    assert found[-1].page == "runs/run 4"
     assert identities(decisions(entries, after=NOON + 3 * MINUTE)) == ["rollback flight_delay 4"]
 
 
