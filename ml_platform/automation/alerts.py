@@ -46,6 +46,7 @@ from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.ingest import raw_table
 from ml_platform.stores.lake import CATALOG, WHOLE, Lake
 from ml_platform.stores.landing import Landing
+from ml_platform.stores.manual_decisions import NotAllowedError
 from ml_platform.stores.monitoring import REPORTED_DAY, drift_table
 from ml_platform.stores.retraining import gather
 
@@ -211,7 +212,7 @@ def _runs(look: Look) -> list[Cause]:
         undecided = look.instance.run_retries_enabled and WILL_RETRY_TAG not in run.tags
         if ended < after or (undecided and look.now - ended < _RETRY_IS_DECIDED):
             continue
-        step, error = _failure(look.instance, run.run_id)
+        step, error, error_type = _failure(look.instance, run.run_id)
         facts.append(
             FailedRun(
                 run_id=run.run_id,
@@ -221,22 +222,23 @@ def _runs(look: Look) -> list[Cause]:
                 step=step,
                 error=error,
                 reason=run.tags.get("ml_platform/reason", ""),
+                refused=error_type == NotAllowedError.__name__,
             )
         )
     return failed_runs(facts)
 
 
-def _failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
-    """The step that failed first and its error; without one, what Dagster said of the run."""
+def _failure(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str, str]:
+    """The step that failed first, its error and that one's type; without a step, what Dagster said of the run."""
     for log in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         event = log.get_dagster_event()
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:
             error = error.cause
-        return event.step_key or "", "" if error is None else error.message
+        return event.step_key or "", *(("", "") if error is None else (error.message, error.cls_name or ""))
     for log in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
-        return "", log.get_dagster_event().message or ""
-    return "", ""
+        return "", log.get_dagster_event().message or "", ""
+    return "", "", ""
 
 
 def _tables(look: Look) -> list[Cause]:

@@ -172,7 +172,10 @@ def _alert(causes: Sequence[Cause], now: datetime, dagster_url: str) -> Alert:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that failed: ``retried`` if automation will try it again, ``step`` and ``error`` as far as known."""
+    """A run that failed: ``retried`` if automation will try it again, ``step`` and ``error`` as far as known.
+
+    ``refused``: a person asked for what is not allowed, and has been answered.
+    """
 
     run_id: str
     job: str
@@ -181,6 +184,7 @@ class FailedRun:
     step: str = ""
     error: str = ""
     reason: str = ""
+    refused: bool = False
 
 
 def failed_runs(runs: Iterable[FailedRun]) -> list[Cause]:
@@ -193,12 +197,12 @@ def failed_runs(runs: Iterable[FailedRun]) -> list[Cause]:
             group=run.job,
             title=f"{run.job} failed" + (f" at {run.step}" if run.step else ""),
             text=_short(run.error or "The run's process died.")
-            + (f" It had been started because: {_short(run.reason)}" if run.reason else ""),
+            + (f"\nWhy it was started: {_short(run.reason)}" if run.reason else ""),
             since=run.ended_at,
             page=f"runs/{run.run_id}",
         )
         for run in runs
-        if not run.retried
+        if not run.retried and not run.refused
     ]
 
 

@@ -220,6 +220,16 @@ def test_a_failed_run_is_told_with_its_error_and_link_and_one_that_is_tried_agai
     assert watched.raised[1].alert.link.endswith(f"/runs/{dead.run_id}")
 
 
+def test_a_person_who_is_refused_has_the_answer_and_nobody_else_is_told(watched: Watched) -> None:
+    asked = {"ops": {"delay_minutes_rollback_decision": {"config": {"reason": "why not", "person": "ann"}}}}
+    watched.home.land(until=date(2013, 1, 2))
+    refused = watched.home.run(None, job="delay_minutes_rollback", tags={}, config=asked)
+    (failure,) = [event for event in refused.all_events if event.is_step_failure]
+    assert "NotAllowedError" in failure.step_failure_data.error.to_string()
+    watched.tick(2)
+    assert watched.received == []
+
+
 def test_an_origin_of_facts_that_breaks_silences_no_other_and_is_told_if_it_stays_so(watched: Watched) -> None:
     home = watched.home
     home.land(until=date(2013, 1, 2), awkward=Awkward(corrupt={("weather", "2013-01-01"): Fault.MISSING_COLUMN}))

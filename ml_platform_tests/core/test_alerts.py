@@ -156,10 +156,11 @@ def test_a_limit_of_rows_holds_beside_that_of_shares_and_empty_days_are_none() -
 # Runs ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_told_of_when_it_is_given_up_not_when_it_is_tried_again() -> None:
+def test_a_run_is_told_of_when_it_is_given_up_not_when_it_is_tried_again_or_refused() -> None:
     died = FailedRun("one", "nyc_flights_daily", NOON, retried=True)
     given_up = FailedRun("two", "nyc_flights_daily", NOON, retried=False, step="raw__arrivals", error="ValueError: no")
-    (cause,) = failed_runs([died, given_up])
+    refused = FailedRun("three", "flight_delay_rollback", NOON, retried=False, refused=True)
+    (cause,) = failed_runs([died, given_up, refused])
     assert cause.page == "runs/two"
     assert cause.title == "nyc_flights_daily failed at raw__arrivals"
     assert cause.text == "ValueError: no"
