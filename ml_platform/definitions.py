@@ -11,6 +11,7 @@ from ml_platform.assets.ledger import ledger_spec
 from ml_platform.automation.alerts import alerts_sensor
 from ml_platform.automation.jobs import dataset_jobs
 from ml_platform.automation.landing import landing_sensor
+from ml_platform.automation.maintenance import maintenance_job, maintenance_schedule
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.settings import prepare_environment
@@ -31,6 +32,7 @@ def platform_definitions(package: Path) -> dg.Definitions:
         package: folder of the project's package; its ``defs/`` holds one folder a data set.
     """
     datasets = [load_dataset(calendar.parent) for calendar in sorted((package / "defs").glob("*/dataset.yaml"))]
+    maintenance = maintenance_job()
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=package),
         dg.Definitions(
@@ -38,7 +40,8 @@ def platform_definitions(package: Path) -> dg.Definitions:
                 ledger_spec([model for dataset in datasets for model in dataset.models]),
                 *alert_specs(datasets),
             ],
-            jobs=[job for dataset in datasets for job in dataset_jobs(dataset)],
+            jobs=[*(job for dataset in datasets for job in dataset_jobs(dataset)), maintenance],
+            schedules=[maintenance_schedule(maintenance)],
             sensors=[*(landing_sensor(dataset) for dataset in datasets), alerts_sensor(datasets)],
             resources={"platform": Platform(), "mlflow": MlflowResource()},
             executor=dg.in_process_executor,

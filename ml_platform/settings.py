@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -38,7 +39,8 @@ class Settings:
     ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
     the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
     ``alert_*`` say where alerts go beside the log (empty: nowhere else); two hold secrets, which no repr shows.
-    ``commit`` is that of the source, where no clone says it.
+    ``commit`` is that of the source, where no clone says it. ``keep_versions`` and ``keep_runs`` are how long, in wall
+    time, tables' old versions and Dagster's and MLflow's old runs are kept that no registered version names.
     """
 
     home: Path
@@ -67,6 +69,8 @@ class Settings:
     alert_email_to: str
     alert_email_from: str
     commit: str
+    keep_versions: timedelta
+    keep_runs: timedelta
 
     @property
     def ports(self) -> dict[str, int]:
@@ -104,7 +108,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         environ: variables to read instead of the process environment.
 
     Raises:
-        ValueError: a port is no port; the message names the variable or file and the value.
+        ValueError: a port is no port, or a number of days none; the message names the variable or file and the value.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("ML_PLATFORM_HOME", PROJECT_ROOT / ".ml_platform")).expanduser().resolve()
@@ -138,6 +142,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         reports_url=env.get("ML_PLATFORM_REPORTS_URL", f"http://{host}:{ports['reports']}"),
         configured_ports=frozenset(name for name in DEFAULT_PORTS if port_variable(name) in env),
         commit=env.get("ML_PLATFORM_COMMIT", ""),
+        keep_versions=_days("ML_PLATFORM_KEEP_VERSIONS_DAYS", env.get("ML_PLATFORM_KEEP_VERSIONS_DAYS", "30")),
+        keep_runs=_days("ML_PLATFORM_KEEP_RUNS_DAYS", env.get("ML_PLATFORM_KEEP_RUNS_DAYS", "180")),
         storage_options={k[len(prefix) :].lower(): v for k, v in env.items() if k.startswith(prefix)},
         alert_webhook_url=env.get("ML_PLATFORM_ALERT_WEBHOOK_URL", ""),
         alert_smtp_url=env.get("ML_PLATFORM_ALERT_SMTP_URL", ""),
@@ -177,6 +183,13 @@ def _kept_ports(file: Path) -> dict[str, int]:
     if not isinstance(kept, dict):
         raise ValueError(f"{file} must hold ports by server, as {json.dumps(DEFAULT_PORTS)}; delete it to choose anew")
     return {name: _port(f"{name} in {file}", port) for name, port in kept.items() if name in DEFAULT_PORTS}
+
+
+def _days(name: str, value: str) -> timedelta:
+    # Less than a day might be shorter than a run that still reads what it would remove.
+    if not value.isdigit() or int(value) < 1:
+        raise ValueError(f"{name} must be a whole number of days, 1 or more, not {value!r}")
+    return timedelta(days=int(value))
 
 
 def _port(name: str, value: object) -> int:

@@ -127,7 +127,8 @@ def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
     by_model = {f"{model}_{what}" for model in MODELS for what in ("training", "promote", "reject", "rollback")}
-    assert jobs == {"nyc_flights_daily", "nyc_flights_loop", *by_model}
+    assert jobs == {"nyc_flights_daily", "nyc_flights_loop", "maintenance", *by_model}
+    assert repository.get_schedule_def("maintenance").default_status is dg.DefaultScheduleStatus.RUNNING
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
     assert {"nyc_flights_landing", "alerts"} <= set(sensors)
     for name in ("nyc_flights_landing", "alerts"):

@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "plan",
     "explain": "explain",
     "rebuild": "rebuild",
+    "maintain": "maintain",
     "promote": "decide",
     "reject": "decide",
     "rollback": "decide",

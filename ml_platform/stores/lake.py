@@ -12,10 +12,11 @@ commits the partition therefore has no record and is computed anew.
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     # Both are imported where they are used: the code location loads without them.
     from deltalake import DeltaTable
     from duckdb import DuckDBPyConnection
+    from pyarrow.fs import FileInfo
 
 CATALOG = "catalog/partitions"
 WHOLE = "all"
@@ -51,6 +53,10 @@ _TABLE_CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
 }
 _COMMIT_ATTEMPTS = 8
+_LOG = "_delta_log"
+_COMMITS_A_CHECKPOINT = 20
+_RENEWABLE_VERSIONS = 20
+"""How many versions back a record may belong whose files were replaced: those of a night."""
 
 
 class UnknownTableError(LookupError):
@@ -80,6 +86,15 @@ class PartitionState:
     facts: Mapping[str, float] = field(default_factory=dict)
     blocked: str = ""
     changed: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a table takes: data files, their bytes, and the bytes of its log."""
+
+    files: int
+    data_bytes: int
+    log_bytes: int
 
 
 class Lake:
@@ -155,15 +170,7 @@ class Lake:
             UnknownTableError: the table has no such version.
         """
         files = _files_by_partition(self._open(table, version)) if self.exists(table) else {}
-        records = self._records(table).sort("recorded_at")
-        if version is None:
-            records = records.unique("partition", keep="last", maintain_order=True)
-        states = {
-            row["partition"]: _state(row)
-            for row in records.iter_rows(named=True)
-            if row["files_hash"] == _files_hash(files.get(row["partition"], ()))
-        }
-        return dict(sorted(states.items()))
+        return _recorded(self._records(table), files)
 
     def history(self, table: str) -> list[PartitionState]:
         """Every state that was ever recorded of a table's partitions, oldest first."""
@@ -346,7 +353,116 @@ class Lake:
             return False
         return True
 
+    # Upkeep ----------------------------------------------------------------------------------------
+
+    def usage(self, table: str) -> Usage:
+        """What of a table is stored: data files, old and unfinished ones too, and its log."""
+        found = [info for info in self._listed(table) if info.is_file]
+        data = [info for info in found if not info.path.startswith(_LOG)]
+        return Usage(
+            len(data), sum(info.size for info in data), sum(info.size for info in found) - sum(i.size for i in data)
+        )
+
+    def compact(self, table: str) -> int:
+        """Write many small files of a partition as one; how many were replaced.
+
+        The rows are what they were. Records that named the old files are renewed; until then, or after a crash in
+        between, the partition has none (:meth:`renew`).
+
+        Raises:
+            deltalake.exceptions.CommitFailedError: another writer was faster.
+        """
+        replaced = int(self._open(table).optimize.compact()["numFilesRemoved"])
+        if replaced:
+            self.renew(table)
+        return replaced
+
+    def renew(self, table: str) -> list[str]:
+        """Record anew the partitions whose files were replaced by others with the same rows; their names.
+
+        A partition that lost its record is renewed only if it reads equal to the version to which the record belongs.
+        """
+        from deltalake.exceptions import DeltaError
+
+        delta = self._open(table)
+        files = _files_by_partition(delta)
+        records = self._records(table)
+        valid = _recorded(records, files)
+        # What only grows has a record of its creation alone, which speaks of no content.
+        written = set(records.filter(pl.col("content_hash") != "")["partition"])
+        lost = sorted((written & set(files)) - set(valid))
+        renewed: dict[str, PartitionState] = {}
+        for version in range(delta.version() - 1, max(-1, delta.version() - 1 - _RENEWABLE_VERSIONS), -1):
+            if len(renewed) == len(lost):
+                break
+            with suppress(UnknownTableError, DeltaError):
+                then = _recorded(records, _files_by_partition(self._open(table, version)))
+                for name in lost:
+                    if name in then and name not in renewed and self._equal(table, name, version, delta.version()):
+                        renewed[name] = then[name]
+        self._append_records(list(renewed.values()), files)
+        return sorted(renewed)
+
+    def checkpoint(self, table: str) -> bool:
+        """Sum up the log if many commits came since it was last summed up; whether it was done."""
+        names = [PurePosixPath(info.path).name for info in self._listed(table, _LOG) if info.is_file]
+        last = max((int(name.split(".")[0]) for name in names if ".checkpoint." in name), default=-1)
+        due = sum(name.endswith(".json") and int(name.split(".")[0]) > last for name in names) >= _COMMITS_A_CHECKPOINT
+        if due:
+            self._open(table).create_checkpoint()
+        return due
+
+    def vacuum(self, table: str, *, keep: Collection[int], older_than: timedelta, dry_run: bool = False) -> list[str]:
+        """Delete files that no version needs but those replaced longer ago than ``older_than``; their paths.
+
+        Files of unfinished writes older than that go too. The log stays: what a version was remains known.
+
+        Args:
+            table: which table.
+            keep: versions that stay readable whatever their age; so does the newest.
+            older_than: how long a version stays readable after it was replaced.
+            dry_run: only say which.
+
+        Raises:
+            deltalake.exceptions.DeltaError: a version to keep is not in the log; nothing was deleted.
+        """
+        hours = int(older_than / timedelta(hours=1))
+
+        def collect(*, dry: bool) -> list[str]:
+            delta = self._open(table)
+            found: list[str] = delta.vacuum(
+                retention_hours=hours,
+                dry_run=dry,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=sorted({*keep, delta.version()}),
+            )
+            return found
+
+        # A real one is a commit, even if it finds nothing.
+        found = collect(dry=True)
+        return found if dry_run or not found else collect(dry=False)
+
     # Inside ----------------------------------------------------------------------------------------
+
+    def _listed(self, table: str, folder: str = "") -> "list[FileInfo]":
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import FileSelector, PyFileSystem
+
+        files = PyFileSystem(DeltaStorageHandler(self.uri(table), self._options))
+        return list(files.get_file_info(FileSelector(folder, recursive=True)))
+
+    def _equal(self, table: str, partition: str, first: int, second: int) -> bool:
+        """Whether a partition has the same rows, columns and types at two versions; what is gone equals nothing."""
+        day = None if partition == WHOLE else date.fromisoformat(partition)
+        frames = []
+        for version in (first, second):
+            rows = self.scan(table, version=version)
+            try:
+                frames.append(sort_rows((rows if day is None else rows.filter(pl.col("day") == day)).collect(), []))
+            except (OSError, pl.exceptions.PolarsError):
+                return False
+        return frames[0].equals(frames[1]) and frames[0].schema == frames[1].schema
 
     def _open(self, table: str, version: int | None = None) -> "DeltaTable":
         from deltalake import DeltaTable
@@ -437,11 +553,14 @@ class Lake:
         self._append_records(news)
         return states
 
-    def _append_records(self, states: Sequence[PartitionState]) -> None:
+    def _append_records(
+        self, states: Sequence[PartitionState], files: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         if not states:
             return
         table = states[0].table
-        files = _files_by_partition(self._open(table)) if self.exists(table) else {}
+        if files is None:
+            files = _files_by_partition(self._open(table)) if self.exists(table) else {}
         records = [
             {
                 "table_name": state.table,
@@ -496,6 +615,17 @@ def _state(record: Mapping[str, Any]) -> PartitionState:
         facts=json.loads(record["facts"]),
         blocked=record["blocked"],
     )
+
+
+def _recorded(records: pl.DataFrame, files: Mapping[str, Sequence[str]]) -> dict[str, PartitionState]:
+    """By partition, the newest state recorded of exactly these files."""
+    hashes, nothing = {name: _files_hash(paths) for name, paths in files.items()}, _files_hash(())
+    rows = {
+        row["partition"]: row
+        for row in records.sort("recorded_at").iter_rows(named=True)
+        if row["files_hash"] == hashes.get(row["partition"], nothing)
+    }
+    return {name: _state(rows[name]) for name in sorted(rows)}
 
 
 def _files_by_partition(delta: "DeltaTable") -> dict[str, list[str]]:

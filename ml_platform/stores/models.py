@@ -400,6 +400,28 @@ class ModelStore:
         )
         return LoadCheck(ok=equal, equal=equal, median_ms=result["median_ms"], error=message)
 
+    # Upkeep ----------------------------------------------------------------------------------------
+
+    def registered(self) -> list[str]:
+        """Every model that has a version, declared or not."""
+        return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
+
+    def failed_runs(self, before: datetime) -> list[str]:
+        """Runs of every experiment that failed or were killed and ended before a moment (wall time)."""
+        experiments = [found.experiment_id for found in self._client.search_experiments(max_results=1000)]
+        ended = f"attributes.end_time < {int(before.timestamp() * 1000)}"
+        return [
+            run.info.run_id
+            for status in ("FAILED", "KILLED")
+            for run in self._client.search_runs(
+                experiments, f"attributes.status = '{status}' AND {ended}", max_results=1000
+            )
+        ]
+
+    def delete_run(self, run_id: str) -> None:
+        """Put a run into MLflow's bin, from which ``mlflow gc`` removes it for good."""
+        self._client.delete_run(run_id)
+
     # Champion --------------------------------------------------------------------------------------
 
     def champion(self, name: str) -> ModelVersion | None:

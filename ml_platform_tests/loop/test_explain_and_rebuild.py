@@ -2,7 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,15 +16,18 @@ from typer.testing import CliRunner
 
 from ml_platform import cli
 from ml_platform.assets.training import why
+from ml_platform.core.content import content_hash
+from ml_platform.core.model_spec import Baseline
 from ml_platform.settings import Settings, load
 from ml_platform.stores.explanations import explain
-from ml_platform.stores.lake import Lake
+from ml_platform.stores.lake import CATALOG, Lake
 from ml_platform.stores.ledger import Ledger
+from ml_platform.stores.maintenance import pinned_versions
 from ml_platform.stores.models import ModelStore
 from ml_platform.stores.rebuilding import CannotRebuildError, rebuild
 from ml_platform.stores.source import libraries
-from ml_platform_tests.loop.homes import FLIGHTS, Home
-from ml_platform_tests.loop.test_rejected_candidate import LENIENT, MODEL, declared
+from ml_platform_tests.loop.homes import FLIGHTS, Home, small
+from ml_platform_tests.loop.test_rejected_candidate import LENIENT, MODEL
 
 EVIDENCE = [{"name": "stale", "role": "trigger", "holds": True, "value": 31.0, "bound": 30.0, "explanation": "It is."}]
 TAGS = {
@@ -30,7 +36,7 @@ TAGS = {
     "ml_platform/evidence": json.dumps(EVIDENCE),
 }
 TODAY = FLIGHTS.model(MODEL)
-FIRST, SECOND = declared(LENIENT, seed=1), declared(LENIENT, seed=2)
+FIRST, SECOND = (small(TODAY, gate=LENIENT, seed=seed, baseline=Baseline(by=("aircraft_engines",))) for seed in (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +281,71 @@ def test_tags_that_a_run_is_given_on_its_way_count() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize([late], instance=instance, tags={"ml_platform/reason": "It is time."}).success
     assert seen == {"reason": "It is time.", "trigger": "stale", "evidence": ""}
+
+
+MAINTAIN = """
+from datetime import timedelta
+from ml_platform.settings import load
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.maintenance import maintain_tables
+from ml_platform.stores.models import ModelStore
+here = load()
+for done in maintain_tables(Lake.of(here), ModelStore(here), older_than=timedelta(0)):
+    print(done.table, done.removed, flush=True)
+"""
+
+
+def test_killed_in_the_middle_and_run_again_maintenance_keeps_all_that_registered_versions_need(
+    trained: Home, other_lake: Settings
+) -> None:
+    """Everything of no use goes at once; each version is made again, and nothing is out of date."""
+    lake, models = Lake.of(other_lake), ModelStore(other_lake)
+    spoilt = Home(other_lake, trained.with_models(SECOND).dataset)
+    pinned = pinned_versions(lake, models)
+    unpinned = unneeded_files(lake, pinned)
+    before = (spoilt.contents(), spoilt.plan(), stored_bytes(lake, pinned))
+    process = subprocess.Popen([sys.executable, "-c", MAINTAIN], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    removed = 0
+    while not removed:
+        line = process.stdout.readline()
+        assert line, "it ended before it had removed anything"
+        removed = int(line.split()[1])
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert unneeded_files(lake, pinned), "it was killed before it had done all"
+    assert subprocess.run([sys.executable, "-c", MAINTAIN], check=True, stdout=subprocess.DEVNULL).returncode == 0
+
+    assert any("raw/arrivals/day=2013-01-05" in path for path in unpinned), "a raw day before its correction"
+    assert unneeded_files(lake, pinned) == set()
+    assert (spoilt.contents(), spoilt.plan(), stored_bytes(lake, pinned)) == before
+    assert before[1].stale == {}, "nothing was out of date, nothing is"
+    for version in (1, 2):
+        assert rebuild(other_lake, TODAY, version, search=False).equal
+        assert explain(other_lake, TODAY, version).inputs == explain(trained.settings, TODAY, version).inputs
+
+
+def unneeded_files(lake: Lake, pinned: Mapping[str, Collection[int]]) -> set[str]:
+    """Data files of no version that is pinned or newest."""
+    found = set()
+    for table in [*lake.tables(), CATALOG]:
+        needed = {
+            uri
+            for version in [*pinned.get(table, ()), lake.version(table)]
+            for uri in lake._open(table, version).file_uris()
+        }
+        names = {Path(uri).name for uri in needed}
+        found |= {str(path) for path in Path(lake.uri(table)).rglob("part-*.parquet") if path.name not in names}
+    return found
+
+
+def stored_bytes(lake: Lake, pinned: Mapping[str, Collection[int]]) -> dict[str, str]:
+    """By pinned table and version, the hash of its rows."""
+    return {
+        f"{table}@{version}": content_hash(lake.read(table, version=version), [])
+        for table, versions in sorted(pinned.items())
+        for version in sorted(versions)
+    }
 
 
 def _z(moment: object) -> str:
