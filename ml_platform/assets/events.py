@@ -97,6 +97,14 @@ def report_whole(
     yield from checks
 
 
+def is_told(context: dg.AssetExecutionContext, key: dg.AssetKey, data_version: str) -> bool:
+    """Whether what Dagster heard last of an asset without partitions is this content, and nothing needs telling."""
+    event = context.instance.get_latest_materialization_event(key)
+    known = None if event is None else event.asset_materialization
+    told = None if known is None else (known.tags or {}).get(DATA_VERSION_TAG)
+    return reports_itself(context.run.tags) and told == data_version
+
+
 def _news(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: Sequence[DayReport]) -> list[DayReport]:
     """The days that Dagster must hear of: those computed or blocked now, and those of which it knows another version.
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
+from ml_platform.assets.events import CheckResult, DayReport, is_told, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
 from ml_platform.assets.wording import calibration_summary, performance_summary
@@ -139,8 +139,10 @@ def drift_calibration_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             fitted = platform.models.load(spec.name, champion.version)
             reference = drift_reference(platform.lake, spec, champion, fitted)
             state = calibrate_drift(platform.lake, spec, champion.version, reference)
-        else:
+        elif is_told(context, key, state.content_hash):
             context.log.info("version %s is calibrated under this policy", champion.version)
+            yield dg.MaterializeResult(asset_key=key)
+            return
         rows = platform.lake.read(calibration_table(spec))
         chosen = rows.filter("chosen")
         title = f"{spec.name} version {champion.version}: false alarms and delay"

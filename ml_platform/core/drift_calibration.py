@@ -128,7 +128,9 @@ class Calibration:
 def curve(calibration: pl.DataFrame) -> pl.DataFrame:
     """A calibration's frame as :func:`ml_platform.core.plots.drift_curve` draws it, each shift over all features."""
     return (
-        calibration.with_columns(pl.format("shift of {}σ", "shift").alias("line"))
+        calibration.with_columns(
+            pl.format("shift of {}σ", pl.col("shift").cast(pl.String).str.pad_end(4, "0")).alias("line")
+        )
         .group_by("line", "alarm_limit", "false_alarms_per_100_windows", "chosen")
         .agg(pl.col("delay_windows").mean())
     )

@@ -269,7 +269,7 @@ def drift_curve(points: pl.DataFrame, *, title: str) -> bytes:
         axes.set_xscale("symlog", linthresh=0.1)
         axes.set_xticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
         axes.set(xlabel="false alarms per 100 windows without change", ylabel="mean windows up to the first alarm")
-        axes.set_ylim(bottom=0)
+        axes.set(xlim=(-0.01, 110), ylim=(0, None))
         axes.legend(loc="upper right", fontsize=9)
 
     return _png(title, draw)

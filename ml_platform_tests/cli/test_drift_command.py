@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+import dagster as dg
 import pytest
 from click.testing import Result
 
@@ -50,9 +51,12 @@ def test_calibrating_runs_the_asset_and_shows_false_alarms_and_what_is_found(run
     assert {(shift["shift"], shift["trials"]) for shift in calibrated["shifts"]} == {
         (shift, 1000) for shift in (0.15, 0.2, 0.25, 0.5)
     }
-    # What stands is of this champion and this policy: nothing is computed, and Dagster hears what it is.
-    assert Lake.of(finished).version("flight_delay/drift_calibration") == before
     shown = run("drift", "calibrate", "flight_delay").stdout
+    # What stands is of this champion and this policy: nothing is computed, and Dagster hears of it once.
+    assert Lake.of(finished).version("flight_delay/drift_calibration") == before
+    with dg.DagsterInstance.get() as instance:
+        told = instance.fetch_materializations(dg.AssetKey(["flight_delay", "drift_calibration"]), limit=5)
+        assert len(told.records) == 1
     assert f"effects stronger than {calibrated['alarm_limit']:.2f} are an alarm" in shown
     assert important[0] in shown
     assert "delay_minutes" not in shown

@@ -79,7 +79,7 @@ def test_a_frame_of_it_has_each_limit_once_for_each_feature_and_shift(found: Cal
     assert chosen["alarm_limit"].unique().to_list() == [found.limit]
     assert chosen["false_alarms"].unique().to_list() == [found.chosen.alarms]
     lines = curve(frame)
-    assert set(lines["line"]) == {f"shift of {shift}σ" for shift in (0.15, 0.2, 0.25, 0.5)}
+    assert set(lines["line"]) == {f"shift of {shift}σ" for shift in ("0.15", "0.20", "0.25", "0.50")}
     assert lines.filter("chosen").height == 4
     assert lines.filter(pl.col("chosen"), pl.col("line") == "shift of 0.25σ")["delay_windows"].item() == pytest.approx(
         chosen.filter(pl.col("shift") == 0.25)["delay_windows"].mean()
