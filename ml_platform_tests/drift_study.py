@@ -125,7 +125,7 @@ def ours(subject: Subject) -> tuple[list[str], pl.DataFrame]:
                     "limit": limit,
                     "false_alarms_per_100_windows": 100 * float((still > limit).mean()),
                     "delay_windows": float(delay(moved > limit).mean()),
-                    "chosen": limit == chosen,
+                    "chosen": bool(limit == chosen),
                 }
                 for limit in limits
             ]
@@ -168,7 +168,7 @@ def evidently(subject: Subject) -> tuple[list[str], pl.DataFrame]:
                     "limit": float(limit),
                     "false_alarms_per_100_windows": 100 * float((still >= limit).mean()),
                     "delay_windows": float(delay(shares >= limit).mean()),
-                    "chosen": limit == 0.5,
+                    "chosen": bool(limit == 0.5),
                 }
                 for limit in np.unique([0.5, *np.quantile(still, np.linspace(0, 1, 21)), 1.0])
             ]
