@@ -12,6 +12,8 @@ from ml_platform.automation.alerts import alerts_sensor
 from ml_platform.automation.jobs import dataset_jobs
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.automation.maintenance import maintenance_job, maintenance_schedule
+from ml_platform.automation.schedules import nightly_scoring, weekly_review
+from ml_platform.automation.sensor import automation_sensor
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.settings import prepare_environment
@@ -41,8 +43,16 @@ def platform_definitions(package: Path) -> dg.Definitions:
                 *alert_specs(datasets),
             ],
             jobs=[*(job for dataset in datasets for job in dataset_jobs(dataset)), maintenance],
-            schedules=[maintenance_schedule(maintenance)],
-            sensors=[*(landing_sensor(dataset) for dataset in datasets), alerts_sensor(datasets)],
+            sensors=[
+                *(landing_sensor(dataset) for dataset in datasets),
+                automation_sensor(),
+                alerts_sensor(datasets),
+            ],
+            schedules=[
+                maintenance_schedule(maintenance),
+                *(nightly_scoring(dataset) for dataset in datasets),
+                *(weekly_review(dataset, model) for dataset in datasets for model in dataset.models),
+            ],
             resources={"platform": Platform(), "mlflow": MlflowResource()},
             executor=dg.in_process_executor,
         ),

@@ -36,6 +36,7 @@ DEFAULT_PORTS: Mapping[str, int] = {"dagster": 3000, "mlflow": 5000, "reports": 
 class Settings:
     """Where everything lives. All paths are absolute; all URLs are complete.
 
+    The landing sensor takes a file for complete once it has not changed for ``landing_settle``.
     ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
     the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
     ``alert_*`` say where alerts go beside the log (empty: nowhere else); two hold secrets, which no repr shows.
@@ -45,6 +46,7 @@ class Settings:
 
     home: Path
     landing: Path
+    landing_settle: timedelta
     lake_uri: str
     feature_repo: Path
     feast_home: Path
@@ -108,7 +110,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         environ: variables to read instead of the process environment.
 
     Raises:
-        ValueError: a port is no port, or a number of days none; the message names the variable or file and the value.
+        ValueError: a port is no port, or a number of days or seconds none; the message names the variable or file and the
+            value.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("ML_PLATFORM_HOME", PROJECT_ROOT / ".ml_platform")).expanduser().resolve()
@@ -123,6 +126,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         landing=Path(env.get("ML_PLATFORM_LANDING", home / "landing")).resolve(),
+        landing_settle=_seconds("ML_PLATFORM_LANDING_SETTLE_SECONDS", env, default="2"),
         lake_uri=env.get("ML_PLATFORM_LAKE_URI", str(home / "lake")),
         feature_repo=Path(env.get("ML_PLATFORM_FEATURE_REPO", PROJECT_ROOT / "feature_repo")).resolve(),
         feast_home=home / "feast",
@@ -168,6 +172,11 @@ def export_dagster_home(settings: Settings) -> None:
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
 
 
+def take_files_at_once() -> None:
+    """Have this process take every landed file for complete: it lands them itself, whole."""
+    os.environ["ML_PLATFORM_LANDING_SETTLE_SECONDS"] = "0"
+
+
 def port_variable(server: str) -> str:
     """The environment variable that sets the port of a server of :data:`DEFAULT_PORTS`."""
     return f"ML_PLATFORM_{server.upper()}_PORT"
@@ -190,6 +199,13 @@ def _days(name: str, value: str) -> timedelta:
     if not value.isdigit() or int(value) < 1:
         raise ValueError(f"{name} must be a whole number of days, 1 or more, not {value!r}")
     return timedelta(days=int(value))
+
+
+def _seconds(name: str, env: Mapping[str, str], default: str) -> timedelta:
+    value = env.get(name, default)
+    if not value.isdigit():
+        raise ValueError(f"{name} must be a whole number of seconds, not {value!r}")
+    return timedelta(seconds=int(value))
 
 
 def _port(name: str, value: object) -> int:

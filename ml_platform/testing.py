@@ -664,7 +664,7 @@ def _definitions(dataset: Dataset, manifest: FeatureManifest) -> dg.Definitions:
     """The code location of a data set whose declarations were changed in code."""
     views = {name: manifest.view(name) for name in dataset.views}
     assets = [
-        *(table_asset(table, dataset.spec) for table in dataset.tables),
+        *(table_asset(table, dataset) for table in dataset.tables),
         *(view_asset(view, dataset.views[name], dataset) for name, view in views.items()),
         online_asset(list(views.values()), dataset.spec),
         *(asset for spec in dataset.models for asset in model_assets(spec, dataset, manifest)),

@@ -48,6 +48,7 @@ def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 "the decision and its reason go to the ledger.",
                 {"mlflow"},
                 [model.key("evaluation_report")],
+                automation_condition=model.follows(),
             )
         ],
         can_subset=True,

@@ -8,6 +8,7 @@ import dagster as dg
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
 from ml_platform.automation.calendar import daily, fresh, looking_back
+from ml_platform.automation.conditions import on_leftovers
 from ml_platform.core.content import digest
 from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.durations import format_duration
@@ -42,6 +43,7 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
                 kinds={"feast", "duckdb" if transform.sql else "polars"},
                 tags={"dataset": dataset.name, "stage": "features", **view.tags},
                 code_version=derivation.code_version,
+                automation_condition=on_leftovers(dataset, derivation.table),
                 metadata={
                     **table_definition(derivation.table, _columns(view)),
                     "ttl": "never expires" if view.ttl is None else format_duration(view.ttl),

@@ -1,5 +1,6 @@
 """The assets that feed a model and hold what it said: labels, training set, predictions."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,14 @@ import polars as pl
 from ml_platform.assets.events import DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, sample_rows, table_definition
 from ml_platform.assets.model_identity import ModelIdentity, all_days
+from ml_platform.assets.wording import retraining
 from ml_platform.automation.calendar import looking_back
+from ml_platform.automation.conditions import on_evidence
+from ml_platform.automation.runs import AUTOMATION_CONDITION_TAG, EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG
 from ml_platform.core import plots
 from ml_platform.core.durations import format_duration
 from ml_platform.core.model_spec import Task
+from ml_platform.core.retraining import RetrainVerdict, judge
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.incremental import Outcome, Status, derive, look_back_days
 from ml_platform.stores.model_tables import (
@@ -26,6 +31,8 @@ from ml_platform.stores.model_tables import (
     training_table,
 )
 from ml_platform.stores.monitoring import drift_reference
+from ml_platform.stores.retraining import gather
+from ml_platform.stores.training_requests import TrainingRequests
 
 
 def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
@@ -48,6 +55,7 @@ def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 deps,
                 table_definition(labels_table(spec), model.label_table_columns()),
                 derivation.code_version,
+                automation_condition=model.catches_up("labels"),
             )
         ],
         partitions_def=model.days,
@@ -80,17 +88,23 @@ def training_set_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 table_definition(
                     training_table(spec), [*model.key_columns(), *model.label_columns(), *model.feature_columns()]
                 ),
+                automation_condition=on_evidence(spec, model.dataset),
             )
         ],
         can_subset=True,
     )
     def training_set(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+        watermark = model.watermark(platform)
+        verdict = judge(spec, gather(platform.lake, spec, watermark))
+        _say_why(context, verdict)
+        TrainingRequests(platform.lake).take(spec.name, context.run_id)
         try:
-            built, anew = build_training_set(platform.lake, platform.features, spec, model.watermark(platform))
+            built, anew = build_training_set(platform.lake, platform.features, spec, watermark)
         except BlockedInputError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         context.log.info("%s rows, %s", built.frame.height, "joined anew" if anew else "inputs unchanged")
-        yield from report_whole(context, key, built.state.content_hash, _training_metadata(built))
+        said = {"why": dg.MetadataValue.md(retraining(verdict))}
+        yield from report_whole(context, key, built.state.content_hash, said | _training_metadata(built))
 
     return training_set
 
@@ -131,6 +145,7 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 {"delta", "lightgbm"},
                 deps,
                 table_definition(predictions_table(spec), columns),
+                automation_condition=model.catches_up("predictions"),
             )
         ],
         partitions_def=model.days,
@@ -175,6 +190,19 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         yield from report_days(context, key, reports)
 
     return predictions
+
+
+def _say_why(context: dg.AssetExecutionContext, verdict: RetrainVerdict) -> None:
+    """Leave trigger and evidence with the run, which may have begun for another reason than the policy's."""
+    context.log.info("%s", verdict.reason)
+    by_policy = verdict.retrain or context.run.tags.get(AUTOMATION_CONDITION_TAG) == "true"
+    tags = {
+        TRIGGER_TAG: ", ".join(verdict.triggers) if by_policy and verdict.triggers else "by hand",
+        EVIDENCE_TAG: json.dumps({each.name: each.value for each in verdict.conditions}),
+    }
+    if by_policy:
+        tags[REASON_TAG] = verdict.reason
+    context.instance.add_run_tags(context.run_id, tags)
 
 
 def _training_metadata(built: TrainingSet) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import polars as pl
 
 from ml_platform.assets.metadata import Column
 from ml_platform.automation.calendar import daily, fresh
+from ml_platform.automation.conditions import on_leftovers, on_new_candidate
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.table_spec import ColumnType, polars_schema
@@ -51,6 +52,7 @@ class ModelIdentity:
         deps: Iterable[dg.AssetDep | dg.AssetKey],
         metadata: Mapping[str, Any] | None = None,
         code_version: str | None = None,
+        automation_condition: "dg.AutomationCondition[Any] | None" = None,
     ) -> dg.AssetSpec:
         """The specification of one of the model's assets."""
         return dg.AssetSpec(
@@ -63,6 +65,7 @@ class ModelIdentity:
             tags={"dataset": self.dataset.name, "model": self.spec.name, "stage": name, **self.spec.tags},
             metadata=metadata,
             code_version=code_version,
+            automation_condition=automation_condition,
             freshness_policy=self._freshness(name),
         )
 
@@ -70,6 +73,14 @@ class ModelIdentity:
         declared = self.dataset.spec.freshness
         stages = {"predictions": declared.predictions, "tuned_model": declared.models, "champion": declared.models}
         return fresh(stages.get(name))
+
+    def follows(self) -> "dg.AutomationCondition[Any]":
+        """When an asset is made that follows from a new training set."""
+        return on_new_candidate(self.dataset)
+
+    def catches_up(self, name: str) -> "dg.AutomationCondition[Any]":
+        """When a table of the daily chain is requested apart from it."""
+        return on_leftovers(self.dataset, f"{self.spec.name}/{name}")
 
     def watermark(self, platform: Platform) -> datetime:
         """The platform's watermark.

@@ -68,6 +68,7 @@ def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                     dg.AssetDep(model.key("labels"), partition_mapping=looking_back(look_back_days(window))),
                 ],
                 table_definition(performance_table(spec), columns),
+                automation_condition=model.catches_up("performance_report"),
             )
         ],
         partitions_def=model.days,
@@ -198,6 +199,7 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                     model.key("drift_calibration"),
                 ],
                 table_definition(drift_table(spec), columns),
+                automation_condition=model.catches_up("drift_report"),
             )
         ],
         check_specs=[

@@ -11,10 +11,11 @@ import polars as pl
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import contract_columns, day_metadata, picture, sample_rows, table_definition
 from ml_platform.automation.calendar import daily, fresh
+from ml_platform.automation.conditions import on_leftovers
 from ml_platform.core import plots
-from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.resources.platform import Platform
+from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.incremental import Outcome, Status
 from ml_platform.stores.ingest import ingest, raw_table
 from ml_platform.stores.lake import WHOLE
@@ -34,11 +35,11 @@ _FOLLOWED = (
 """The figures of :class:`ml_platform.core.quality.Quality` that are drawn."""
 
 
-def table_asset(spec: TableSpec, dataset: DatasetSpec) -> dg.AssetsDefinition:
+def table_asset(spec: TableSpec, dataset: Dataset) -> dg.AssetsDefinition:
     """``raw/<table>`` with its blocking contract check, by day unless it is a reference table."""
     key = dg.AssetKey(["raw", spec.name])
     partitioned = spec.kind is TableKind.PARTITIONED
-    days = daily(dataset) if partitioned else None
+    days = daily(dataset.spec) if partitioned else None
     deps = [dg.AssetKey(["raw", spec.consistent_with.table])] if spec.consistent_with else []
     check = dg.AssetCheckSpec(
         CONTRACT,
@@ -61,7 +62,8 @@ def table_asset(spec: TableSpec, dataset: DatasetSpec) -> dg.AssetsDefinition:
                 kinds={"delta", "csv"},
                 tags={"dataset": dataset.name, "stage": "raw", **spec.tags},
                 metadata=table_definition(raw_table(spec), contract_columns(spec)),
-                freshness_policy=fresh(dataset.freshness.raw if partitioned else None),
+                automation_condition=on_leftovers(dataset, raw_table(spec)),
+                freshness_policy=fresh(dataset.spec.freshness.raw if partitioned else None),
             )
         ],
         check_specs=[check],

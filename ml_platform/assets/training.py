@@ -42,6 +42,7 @@ def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 {"lightgbm", "optuna", "mlflow"},
                 [model.key("training_set")],
                 code_version=code_version(spec, model.service.hash),
+                automation_condition=model.follows(),
             )
         ],
         can_subset=True,
@@ -117,6 +118,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 {"delta", "lightgbm"},
                 [model.key("tuned_model")],
                 table_definition(evaluation_table(spec), columns),
+                automation_condition=model.follows(),
             )
         ],
         can_subset=True,
@@ -177,6 +179,7 @@ def model_card_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 "decision on this model; figures read from their source assets.",
                 {"html", "mlflow"},
                 [model.key("champion"), model.key("training_set")],
+                automation_condition=model.follows(),
             )
         ],
         can_subset=True,

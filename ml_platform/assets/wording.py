@@ -15,6 +15,7 @@ from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.metrics import metrics_for
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.performance import PerformanceReport
+from ml_platform.core.retraining import RetrainVerdict
 from ml_platform.settings import Settings
 from ml_platform.stores.ledger import LedgerEntry
 from ml_platform.stores.models import ModelVersion
@@ -46,6 +47,16 @@ def explanation(champion: ModelVersion, promotion: LedgerEntry, settings: Settin
         f"**Since then:** [performance]({assets}/performance_report), [drift]({assets}/drift_report). "
         f"**More:** [model card]({card}), [evaluation]({evaluation})."
     )
+
+
+def retraining(verdict: RetrainVerdict) -> str:
+    """Every part of the verdict on whether to train, the holding triggers first."""
+    parts = sorted(verdict.conditions, key=lambda part: (part.role == "guard", not part.holds))
+    rows = [
+        {"part": part.name, "role": part.role, "holds": "yes" if part.holds else "no", "because": part.explanation}
+        for part in parts
+    ]
+    return f"{verdict.reason}\n\n{markdown_table(rows)}"
 
 
 def mlflow_links(version: ModelVersion) -> dg.MarkdownMetadataValue:

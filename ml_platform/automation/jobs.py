@@ -13,6 +13,15 @@ from ml_platform.stores.declarations import Dataset
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+UNFINISHED = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+"""Of a run that may still make something."""
+
 TRAINING_STAGES = ("training_set", "tuned_model", "evaluation_report", "champion", "model_card")
 """Assets that are materialised when evidence calls for a new model, not every day."""
 
@@ -68,6 +77,26 @@ def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
             for model in dataset.models
         ),
     ]
+
+
+def under_way(instance: dg.DagsterInstance, dataset: Dataset, *, training_counts: bool = True) -> dg.DagsterRun | None:
+    """A run that is queued, starting or running and makes assets of the data set; None if there is none.
+
+    Args:
+        instance: where runs are recorded.
+        dataset: whose assets.
+        training_counts: whether runs that only train, evaluate and decide count too.
+    """
+    training = {*training_keys([model.name for model in dataset.models])}
+    whole = {daily_job_name(dataset.spec), loop_job_name(dataset.spec)}
+    trainings = {training_job_name(model.name) for model in dataset.models}
+    for run in instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED])):
+        selected = run.asset_selection or set()
+        if run.job_name in whole or (run.job_name in trainings and training_counts):
+            return run
+        if run.job_name not in trainings and (selected if training_counts else selected - training):
+            return run
+    return None
 
 
 def training_keys(models: Sequence[str]) -> list[dg.AssetKey]:

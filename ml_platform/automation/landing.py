@@ -1,56 +1,59 @@
 """The sensor that watches the landing folder and requests the daily chain for what is out of date."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from ml_platform import settings
-from ml_platform.automation.jobs import daily_job_name
+from ml_platform.automation.jobs import daily_job_name, under_way
 from ml_platform.automation.runs import range_tags
-from ml_platform.core.content import digest_mapping
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.planning import plan
+from ml_platform.stores.landing import Landing
+from ml_platform.stores.planning import Plan, plan
 
-INTERVAL_SECONDS = 30
+INTERVAL_SECONDS = 2
 
 
 def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
-    """One range run for everything that landed, was corrected, or was left over by a run that failed."""
+    """One range run for every ready period that landed, was corrected, or is read by what was.
+
+    A tick asks what is out of date, and names the answer by its content: however often it asks, before or after a
+    crash, one run is launched for one state of things.
+    """
 
     @dg.sensor(
-        name=f"{dataset.name}_landing",
+        name=landing_sensor_name(dataset),
         job_name=daily_job_name(dataset.spec),
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Watches landed files: new, corrected and late ones are taken in, with every day they reach.",
     )
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        running = context.instance.get_runs(
-            dg.RunsFilter(job_name=daily_job_name(dataset.spec), statuses=[*_UNFINISHED]), limit=1
-        )
-        if running:
-            return dg.SkipReason(f"run {running[0].run_id} is under way")
-        found = plan(settings.load(), dataset)
+        running = under_way(context.instance, dataset, training_counts=False)
+        if running is not None:
+            return dg.SkipReason(f"run {running.run_id} is under way")
+        here = settings.load()
+        landed = Landing(here.landing, here.landing_settle)
+        found = plan(here, dataset, landing=landed, ready_at=datetime.now(UTC))
         if found.days is None:
-            watermark = found.watermark
-            return dg.SkipReason(
-                f"everything is up to date; the watermark is {watermark:%Y-%m-%d %H:%M}"
-                if watermark
-                else "nothing has landed"
-            )
-        key = digest_mapping({"watermark": str(found.watermark), **found.stale})
+            return dg.SkipReason(_nothing_to_do(found))
         first, last = found.days
         reason = ", ".join(f"{table}: {len(days)}" for table, days in found.stale.items())
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=key, tags={**range_tags(first, last), "ml_platform/reason": reason})],
-            cursor=key,
-        )
+        tags = {**range_tags(first, last), "ml_platform/reason": f"out of date: {reason}"}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found.run_key, tags=tags)], cursor=found.run_key)
 
     return landing
 
 
-_UNFINISHED = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
+def landing_sensor_name(dataset: Dataset) -> str:
+    """Name of the sensor that watches a data set's landing folder."""
+    return f"{dataset.name}_landing"
+
+
+def _nothing_to_do(found: Plan) -> str:
+    if found.waiting:
+        days = sorted({day for days in found.waiting.values() for day in days})
+        return f"not every table has delivered {days[0]} to {days[-1]} yet: {', '.join(found.waiting)} wait"
+    if found.watermark is None:
+        return "nothing has landed"
+    return f"everything is up to date; the watermark is {found.watermark:%Y-%m-%d %H:%M}"

@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
+from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, EXTERNALLY_MANAGED_ASSETS_TAG
+
+__all__ = ["AUTOMATION_CONDITION_TAG", "EVIDENCE_TAG", "OWN_EVENTS", "REASON_TAG", "TRIGGER_TAG"]
+
+REASON_TAG = "ml_platform/reason"
+"""Why a run was started, in a sentence; every run the platform starts has it."""
+
+TRIGGER_TAG = "ml_platform/trigger"
+"""What called for a training: names of the policy's triggers, or ``by hand``."""
+
+EVIDENCE_TAG = "ml_platform/evidence"
+"""The figures of every part of the verdict on a training, as JSON by name."""
 
 OWN_EVENTS: Mapping[str, str] = {EXTERNALLY_MANAGED_ASSETS_TAG: "true"}
 """Tags of runs whose steps report their own partitions (docs/adr/0004); every run the platform starts has them."""

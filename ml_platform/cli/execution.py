@@ -35,7 +35,7 @@ def execute(dataset: Dataset, plan: Plan) -> None:
     Raises:
         RunFailedError: a step failed.
     """
-    _hush()
+    hush()
     terminal = _Terminal()
     watched = dg.Definitions.merge(defs(), dg.Definitions(loggers={"console": _logger(terminal)}))
     job = watched.resolve_job_def(loop_job_name(dataset.spec))
@@ -53,7 +53,7 @@ def execute(dataset: Dataset, plan: Plan) -> None:
         )
     if not result.success:
         failed = [event for event in result.all_events if event.is_step_failure]
-        reasons = "; ".join(f"{event.step_key}: {_cause(event)}" for event in failed)
+        reasons = "; ".join(f"{event.step_key}: {cause(event)}" for event in failed)
         raise RunFailedError(f"run {result.run_id} failed in {len(failed)} steps: {reasons}")
 
 
@@ -72,10 +72,9 @@ def execute_decision(settings: Settings, model: str, verdict: str, said: Mapping
     Raises:
         RunFailedError: the decision was refused, or recorded and not told to Dagster; the message says which and why.
     """
-    _hush()
+    hush()
     name = decision_job_name(model, verdict)
-    quiet = dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
-    job = dg.Definitions.merge(defs(), quiet).resolve_job_def(name)
+    job = dg.Definitions.merge(defs(), quietly()).resolve_job_def(name)
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,
@@ -85,7 +84,7 @@ def execute_decision(settings: Settings, model: str, verdict: str, said: Mapping
     recorded = Ledger(Lake.of(settings)).by_run(model, result.run_id)
     if recorded is not None and result.success:
         return recorded
-    reasons = "; ".join(_cause(event) for event in result.all_events if event.is_step_failure)
+    reasons = "; ".join(cause(event) for event in result.all_events if event.is_step_failure)
     # "module.NameOfError: why": people are told why.
     outcome = (
         f"refused: {reasons.partition(': ')[2] or reasons}" if recorded is None else f"recorded, but then: {reasons}"
@@ -99,9 +98,8 @@ def execute_calibration(model: str) -> None:
     Raises:
         RunFailedError: the step failed.
     """
-    _hush()
-    quiet = dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
-    job = dg.Definitions.merge(defs(), quiet).resolve_job_def(training_job_name(model))
+    hush()
+    job = dg.Definitions.merge(defs(), quietly()).resolve_job_def(training_job_name(model))
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,
@@ -111,18 +109,23 @@ def execute_calibration(model: str) -> None:
             raise_on_error=False,
         )
     if not result.success:
-        reasons = "; ".join(_cause(event) for event in result.all_events if event.is_step_failure)
+        reasons = "; ".join(cause(event) for event in result.all_events if event.is_step_failure)
         raise RunFailedError(f"{model}/{CALIBRATION} failed (run {result.run_id}): {reasons}")
 
 
-def _hush() -> None:
+def quietly() -> dg.Definitions:
+    """What makes runs keep their log to the instance: nothing of it is printed."""
+    return dg.Definitions(loggers={"console": _logger(logging.NullHandler())})
+
+
+def hush() -> None:
     """Keep out of the terminal what libraries say there beside the run's own log."""
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     for name in ("mlflow", "alembic", "dagster._core.execution.plan.active"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _cause(event: dg.DagsterEvent) -> str:
+def cause(event: dg.DagsterEvent) -> str:
     """What the step itself said, beneath what Dagster says of it."""
     error = event.step_failure_data.error
     while error is not None and error.cause is not None and str(error.cls_name).startswith("Dagster"):

@@ -27,15 +27,32 @@ def replay(
         typer.Option("--with", metavar="KINDS", help="corrections,duplicates,late,corrupt,schema-change or some."),
     ] = "",
     upstream: Annotated[str | None, typer.Option(metavar="NAME", help="Which example's data; if several.")] = None,
+    drive: Annotated[
+        bool, typer.Option("--drive", help="After each period let sensor and conditions decide, and tell the story.")
+    ] = False,
+    story: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="Where the story goes; by default among the reports.")
+    ] = None,
 ) -> None:
-    """Land recorded events as files, as they became known. Delivers what is missing; running it again is cheap."""
-    deliver(
-        settings.load().landing,
-        upstream,
-        every=every.value,
-        awkward=[kind.strip() for kind in awkward.split(",") if kind.strip()],
+    """Land recorded events as files, as they became known. Delivers what is missing; running it again is cheap.
+
+    With --drive the platform's own automation decides after each period, in this process and without waiting; an empty
+    home begins with the history that its data set declares. Exit code 1 if a run failed.
+    """
+    asked = {
+        "every": every.value,
+        "awkward": [kind.strip() for kind in awkward.split(",") if kind.strip()],
         **({"until": until} if until else {}),
-    )
+    }
+    if not drive:
+        deliver(settings.load().landing, upstream, **asked)
+        return
+    from ml_platform.cli.drive import drive_replay
+
+    source = _upstream(upstream)
+    failures = drive_replay(source, source.__name__.split(".")[-2], story, **asked)
+    if failures:
+        raise typer.Exit(1)
 
 
 def deliver(landing: Path, upstream: str | None, **asked: object) -> None:

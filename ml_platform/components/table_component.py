@@ -29,4 +29,4 @@ class TableComponent(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The table's asset."""
         dataset = load_dataset(dataset_folder(context.path))
-        return dg.Definitions(assets=[table_asset(self.spec, dataset.spec)])
+        return dg.Definitions(assets=[table_asset(self.spec, dataset)])

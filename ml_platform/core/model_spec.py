@@ -186,6 +186,9 @@ class RetrainPolicy(Spec):
     """When a model is retrained. Lengths of time are event time."""
 
     cooldown: Duration = Field(default=parse_duration("7d"), description="Between one training and the next.")
+    daily_budget: int = Field(
+        default=2, ge=1, description="Trainings a day at most, those that people ask for included."
+    )
     stale_after: Duration = Field(
         default=parse_duration("30d"),
         description="Time since the end of the champion's data that calls for retraining.",
@@ -194,10 +197,15 @@ class RetrainPolicy(Spec):
         default=parse_duration("7d"), description="Trailing stretch of labels on which performance is judged."
     )
     performance_drop: float = Field(
-        default=0.05, ge=0, description="Loss of the gate's metric, beyond chance, that calls for retraining."
+        default=0.05, ge=0, description="Loss of the gate's metric, if no chance, that calls for retraining."
     )
     performance_minimum_rows: int = Field(default=500, ge=1, description="Labels without which nothing is judged.")
     minimum_new_labels: int = Field(default=1000, ge=1, description="Labels since the last training, at least.")
+    minimum_new_share: float = Field(
+        default=0.0,
+        ge=0,
+        description="The same as a share of the rows that would train: data that grows asks for less.",
+    )
 
 
 class ModelSpec(Spec):

@@ -14,6 +14,7 @@ import polars as pl
 from ml_platform.core.bootstrap import Figure
 from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.model_spec import Task
+from ml_platform.core.story import Story
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,6 +211,38 @@ def metric_over_time(history: pl.DataFrame, *, metric: str, unit: str, title: st
         axes.legend()
 
     return _png(title, draw)
+
+
+def story(told: Story) -> bytes:
+    """Each metric by month and habit of retraining, with the trainings that were promoted and refused."""
+    from matplotlib.dates import date2num
+
+    colours = {"automated": BLUE, "frozen": GREY, "monthly": ORANGE}
+
+    def panel(metric: str) -> Callable[["Axes"], None]:
+        def draw(axes: "Axes") -> None:
+            for habit, colour in colours.items():
+                rows = told.months.filter(pl.col("habit") == habit)
+                middle = (rows["month"] + "-15").str.to_date().to_numpy()
+                axes.plot(middle, rows[metric], "o-", color=colour, label=habit)
+            for outcome, style in (("promoted", "-"), ("refused", ":")):
+                times = [each.as_of for each in told.trainings if each.promoted == (outcome == "promoted")]
+                for number, moment in enumerate(times):
+                    axes.axvline(
+                        date2num(moment),
+                        color=GREEN,
+                        linestyle=style,
+                        alpha=0.7,
+                        label=None if number else f"{outcome} candidate",
+                    )
+            axes.set(ylabel=metric)
+            axes.legend(fontsize=8, ncols=5)
+            _event_time(axes)
+
+        return draw
+
+    title = f"{told.model}: what automation did, beside its rivals"
+    return _png(title, *(panel(metric) for metric in told.metrics), height=4.0 * len(told.metrics), stacked=True)
 
 
 def quality_over_time(days: pl.DataFrame, *, title: str) -> bytes:

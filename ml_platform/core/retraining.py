@@ -2,8 +2,13 @@
 
 Belongs here: what counts as a trigger and what holds one back. Gathering the evidence is the stores' work. All times
 are event times, so a verdict is the same in a replay and live.
+
+Performance is looked at again with every day's labels. Were each look judged by itself, chance would call for training
+sooner or later; so the error that is allowed over a champion's whole life (one less ``gate.confidence``) is spent over
+the looks: of the k-th look's it is the share 6/(pi k)^2, and these shares add up to one.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,8 +31,11 @@ class Evidence:
     ``champion`` is the version that predicts (None: none does), ``champion_as_of`` when the data it was made from
     ended; ``last_training`` the same of the newest training set, whatever became of it. ``new_labels`` became known
     after that. ``promised`` is the champion's gate metric on the rows it was held out on, ``delivered`` over the
-    trailing window of labels that came in since, from ``delivered_rows`` rows. ``drift_days`` counts the alarms up to
-    the newest report without a day between that was none.
+    trailing window of labels that came in since, from ``delivered_rows`` rows; ``looks`` counts the days on which that
+    was looked at. ``drift_days`` counts the alarms up to the newest report without a day between that was none.
+    ``trainings_today`` are the training sets of the day before the watermark, ``asked`` is what a person said who asks
+    for training. ``history`` is how far back labels reach before the rows that would be held out, and
+    ``training_rows`` how many of them would train (None: not counted, and not held against training).
     """
 
     watermark: datetime
@@ -38,7 +46,12 @@ class Evidence:
     promised: Figure | None = None
     delivered: Figure | None = None
     delivered_rows: int = 0
+    looks: int = 1
     drift_days: int = 0
+    trainings_today: int = 0
+    asked: str | None = None
+    training_rows: int | None = None
+    history: timedelta = timedelta.max
 
 
 @dataclass(frozen=True)
@@ -61,24 +74,52 @@ class RetrainVerdict:
     reason: str
     conditions: tuple[Condition, ...]
 
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """The names of the triggers that hold."""
+        return tuple(part.name for part in self.conditions if part.role == "trigger" and part.holds)
+
+
+NO_CHAMPION, PERFORMANCE_FELL, DRIFT_PERSISTS, STALE = "no champion", "performance fell", "drift persists", "stale"
+ASKED = "asked by a person"
+TRIGGERS = (NO_CHAMPION, PERFORMANCE_FELL, DRIFT_PERSISTS, STALE, ASKED)
+"""What calls for training, by name."""
+
+NEW_LABELS, NEW_SHARE, COOLED_DOWN = "enough new labels", "enough of it is new", "cooled down"
+ENOUGH_HISTORY, WITHIN_BUDGET = "enough history", "within budget"
+GUARDS = (NEW_LABELS, NEW_SHARE, COOLED_DOWN, ENOUGH_HISTORY, WITHIN_BUDGET)
+"""What must hold whatever calls, by name."""
+
+HARD_GUARDS = (ENOUGH_HISTORY, WITHIN_BUDGET)
+"""The guards that hold back a person's word too."""
+
 
 def judge(spec: ModelSpec, evidence: Evidence) -> RetrainVerdict:
     """Weigh the evidence by ``spec.retrain`` and ``spec.drift.persists``."""
+    asked = _asked(evidence)
     triggers = (
         _no_champion(evidence),
         _performance_fell(spec, evidence),
         _drift_persists(spec, evidence),
         _stale(spec, evidence),
+        asked,
     )
-    guards = (_new_labels(spec, evidence), _cooled_down(spec, evidence))
+    guards = (
+        _new_labels(spec, evidence),
+        _new_share(spec, evidence),
+        _cooled_down(spec, evidence),
+        _enough_history(spec, evidence),
+        _within_budget(spec, evidence),
+    )
     calling = [trigger for trigger in triggers if trigger.holds]
-    holding = [guard for guard in guards if not guard.holds]
+    asked_for = [guard for guard in guards if not asked.holds or guard.name in HARD_GUARDS]
+    holding = [guard for guard in asked_for if not guard.holds]
     if not calling:
-        reason = "Nothing calls for training: " + _sentence(triggers[1:] if evidence.champion else triggers)
+        reason = "Nothing calls for training: " + _sentence(triggers[1:-1] if evidence.champion else triggers[:-1])
     elif holding:
         reason = f"{_sentence(calling)} But {_lower(_sentence(holding))}"
     else:
-        reason = f"{_sentence(calling)} {_sentence(guards)}"
+        reason = f"{_sentence(calling)} {_sentence(asked_for)}"
     return RetrainVerdict(bool(calling) and not holding, reason, (*triggers, *guards))
 
 
@@ -95,15 +136,15 @@ def alarms_in_a_row(reports: Iterable[tuple[datetime, bool]]) -> int:
 def _no_champion(evidence: Evidence) -> Condition:
     none = evidence.champion is None
     text = "No version predicts yet." if none else f"Version {evidence.champion} predicts."
-    return Condition("no champion", "trigger", none, float(none), None, text)
+    return Condition(NO_CHAMPION, "trigger", none, float(none), None, text)
 
 
 def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
-    """The fall is beyond the declared drop, by a one-sided test of two independent figures.
+    """The fall is as large as the declared drop and no chance, by a one-sided sequential test of independent figures.
 
     Their standard errors are read off their bootstrap intervals, which are taken to be normal.
     """
-    name, policy, judged = "performance fell", spec.retrain, metric(spec.gate.metric, spec.task)
+    name, policy, judged = PERFORMANCE_FELL, spec.retrain, metric(spec.gate.metric, spec.task)
 
     def unknown(text: str) -> Condition:
         return Condition(name, "trigger", False, None, policy.performance_drop, text)
@@ -122,54 +163,87 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
             f"{judged.name} has no interval ({promised}, then {delivered}): chance cannot be told from a fall."
         )
     fall = (promised.value - delivered.value) * (1 if judged.greater_is_better else -1)
-    margin = NormalDist().inv_cdf(spec.gate.confidence) * sum(error**2 for error in errors if error) ** 0.5
-    surely = fall - margin
-    sure = (
-        f"worse by {fall:.4g}, of which {surely:.4g} is beyond chance" if surely > 0 else "worse by what may be chance"
-    )
+    allowed = (1 - spec.gate.confidence) * 6 / (math.pi * max(evidence.looks, 1)) ** 2
+    margin = -NormalDist().inv_cdf(allowed) * sum(error**2 for error in errors if error) ** 0.5
+    text = f"worse by {fall:.4g}, of which {margin:.4g} may be chance" if fall > 0 else "no worse"
     return Condition(
         name,
         "trigger",
-        surely > policy.performance_drop,
-        surely,
-        policy.performance_drop,
+        fall >= policy.performance_drop and fall > margin,
+        fall,
+        max(policy.performance_drop, margin),
         f"{judged.name} is {delivered} on {evidence.delivered_rows:,} labels that came in over "
-        f"{format_duration(policy.performance_window)}, and was {promised} when it was judged: "
-        f"{sure if fall > 0 else 'no worse'}; a fall of more than "
-        f"{policy.performance_drop:g} beyond chance calls for training.",
+        f"{format_duration(policy.performance_window)}, and was {promised} when it was judged: {text} at look "
+        f"{evidence.looks}; a fall of {policy.performance_drop:g} that is no chance calls for training.",
     )
 
 
 def _drift_persists(spec: ModelSpec, evidence: Evidence) -> Condition:
     days, bound = evidence.drift_days, spec.drift.alarming_days
     text = f"Drift has been an alarm for {days} days in a row; {bound} call for training."
-    return Condition("drift persists", "trigger", days >= bound, float(days), float(bound), text)
+    return Condition(DRIFT_PERSISTS, "trigger", days >= bound, float(days), float(bound), text)
 
 
 def _stale(spec: ModelSpec, evidence: Evidence) -> Condition:
     bound = spec.retrain.stale_after
     if evidence.champion_as_of is None:
-        return Condition("stale", "trigger", False, None, _days(bound), "There is no champion to grow old.")
+        return Condition(STALE, "trigger", False, None, _days(bound), "There is no champion to grow old.")
     age = evidence.watermark - evidence.champion_as_of
     text = f"The champion is {_days(age):.3g} days old; {_days(bound):g} call for training."
-    return Condition("stale", "trigger", age >= bound, _days(age), _days(bound), text)
+    return Condition(STALE, "trigger", age >= bound, _days(age), _days(bound), text)
 
 
 def _new_labels(spec: ModelSpec, evidence: Evidence) -> Condition:
     bound = spec.retrain.minimum_new_labels
     text = f"{evidence.new_labels:,} labels have come in since the last training; {bound:,} are asked for."
-    return Condition(
-        "enough new labels", "guard", evidence.new_labels >= bound, float(evidence.new_labels), float(bound), text
+    enough = evidence.new_labels >= bound
+    return Condition(NEW_LABELS, "guard", enough, float(evidence.new_labels), float(bound), text)
+
+
+def _new_share(spec: ModelSpec, evidence: Evidence) -> Condition:
+    """What a model learns anew goes with how much it has not seen of what it would be made from."""
+    bound, rows = spec.retrain.minimum_new_share, evidence.training_rows
+    if not rows:
+        return Condition(NEW_SHARE, "guard", True, None, bound, "The rows that would train were not counted.")
+    share = evidence.new_labels / rows
+    text = (
+        f"The labels since the last training are {share:.1%} of the rows that would train; {bound:.0%} are asked for."
     )
+    return Condition(NEW_SHARE, "guard", share >= bound, share, bound, text)
 
 
 def _cooled_down(spec: ModelSpec, evidence: Evidence) -> Condition:
     bound = spec.retrain.cooldown
     if evidence.last_training is None:
-        return Condition("cooled down", "guard", True, None, _days(bound), "It was never trained.")
+        return Condition(COOLED_DOWN, "guard", True, None, _days(bound), "It was never trained.")
     since = evidence.watermark - evidence.last_training
     text = f"The last training was {_days(since):.3g} days ago; {_days(bound):g} must pass."
-    return Condition("cooled down", "guard", since >= bound, _days(since), _days(bound), text)
+    return Condition(COOLED_DOWN, "guard", since >= bound, _days(since), _days(bound), text)
+
+
+def _enough_history(spec: ModelSpec, evidence: Evidence) -> Condition:
+    windows, rows, history = spec.windows, evidence.training_rows, evidence.history
+    folded = windows.folds * windows.fold_length
+    if rows is None:
+        return Condition(ENOUGH_HISTORY, "guard", True, None, None, "The rows that would train were not counted.")
+    text = (
+        f"{rows:,} rows over {_days(history):.3g} days would train; {windows.minimum_rows:,} over more than the "
+        f"{_days(folded):g} days of the folds are asked for."
+    )
+    enough = rows >= windows.minimum_rows and history > folded
+    return Condition(ENOUGH_HISTORY, "guard", enough, float(rows), float(windows.minimum_rows), text)
+
+
+def _within_budget(spec: ModelSpec, evidence: Evidence) -> Condition:
+    made, bound = evidence.trainings_today, spec.retrain.daily_budget
+    text = f"{made} of {bound} trainings a day are spent."
+    return Condition(WITHIN_BUDGET, "guard", made < bound, float(made), float(bound), text)
+
+
+def _asked(evidence: Evidence) -> Condition:
+    asked = evidence.asked is not None
+    text = f"Training was asked for: {evidence.asked}." if asked else "Nobody asks for training."
+    return Condition(ASKED, "trigger", asked, float(asked), None, text)
 
 
 def _standard_error(figure: Figure, confidence: float) -> float | None:

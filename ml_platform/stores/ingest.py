@@ -4,7 +4,7 @@ A refused file blocks its own partition: what the raw table had for that day sta
 read the day waits until the file is right. Files whose bytes and contract are what they were are not read again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
 import polars as pl
@@ -34,10 +34,9 @@ def identities(landing: Landing, spec: TableSpec) -> dict[str, str]:
     return {partition: digest(files, contract) for partition, files in landing.fingerprints(spec).items()}
 
 
-def stale_partitions(lake: Lake, landing: Landing, spec: TableSpec) -> list[str]:
-    """Landed partitions that the raw table has not taken in as they are now."""
-    states = lake.partitions(raw_table(spec))
-    landed = identities(landing, spec)
+def stale_partitions(lake: Lake, table: str, landed: Mapping[str, str]) -> list[str]:
+    """Landed partitions (by :func:`identities`) that the raw table has not taken in as they are now."""
+    states = lake.partitions(table)
     return [name for name, known in landed.items() if name not in states or states[name].inputs_hash != known]
 
 

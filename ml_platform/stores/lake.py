@@ -23,6 +23,7 @@ import polars as pl
 
 from ml_platform.core.content import content_hash, digest, sort_rows
 from ml_platform.settings import Settings
+from ml_platform.stores.delta_log import open_table
 
 if TYPE_CHECKING:
     # Both are imported where they are used: the code location loads without them.
@@ -103,6 +104,7 @@ class Lake:
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
         self._uri = uri.rstrip("/")
         self._options = dict(storage_options or {})
+        self._known: dict[str, tuple[tuple[int, int], dict[str, PartitionState]]] = {}
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -127,7 +129,11 @@ class Lake:
         Raises:
             UnknownTableError: there is no such table.
         """
-        return int(self._open(table).version())
+        return int(self._newest(table).version())
+
+    def generation(self) -> int:
+        """A number that grows with every recorded write to any table; -1 before the first."""
+        return self.version(CATALOG) if self.exists(CATALOG) else -1
 
     def tables(self) -> list[str]:
         """Every table that was written, by name, without the catalog."""
@@ -169,8 +175,13 @@ class Lake:
         Raises:
             UnknownTableError: the table has no such version.
         """
-        files = _files_by_partition(self._open(table, version)) if self.exists(table) else {}
-        return _recorded(self._records(table), files)
+        if version is not None:
+            return _recorded(self._records(table), _files_by_partition(self._open(table, version)))
+        seen = self.version(table) if self.exists(table) else -1, self.generation()
+        if self._known.get(table, (None,))[0] != seen:
+            files = _files_by_partition(self._newest(table)) if seen[0] >= 0 else {}
+            self._known[table] = seen, _recorded(self._records(table), files)
+        return dict(self._known[table][1])
 
     def history(self, table: str) -> list[PartitionState]:
         """Every state that was ever recorded of a table's partitions, oldest first."""
@@ -477,6 +488,15 @@ class Lake:
                 raise
             raise UnknownTableError(f"{table} has no version {version}: {error}") from error
 
+    def _newest(self, table: str) -> "DeltaTable":
+        """The table as it stands: for questions about it, not for scans, which outlive the next look at it."""
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return open_table(self.uri(table), self._options).refresh()
+        except TableNotFoundError:
+            raise UnknownTableError(f"the lake has no table {table!r} (looked in {self.uri(table)})") from None
+
     def _commit(self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None) -> None:
         from deltalake.exceptions import DeltaError
 
@@ -560,7 +580,7 @@ class Lake:
             return
         table = states[0].table
         if files is None:
-            files = _files_by_partition(self._open(table)) if self.exists(table) else {}
+            files = _files_by_partition(self._newest(table)) if self.exists(table) else {}
         records = [
             {
                 "table_name": state.table,
@@ -582,10 +602,8 @@ class Lake:
     def _records(self, table: str | None = None) -> pl.DataFrame:
         if not self.exists(CATALOG):
             return pl.DataFrame(schema=_CATALOG_SCHEMA)
-        records = pl.scan_delta(self._open(CATALOG))
-        if table is not None:
-            records = records.filter(pl.col("table_name") == table)
-        return records.collect()
+        records = open_table(self.uri(CATALOG), self._options).rows(_CATALOG_SCHEMA)
+        return records if table is None else records.filter(pl.col("table_name") == table)
 
     def _create_view(self, connection: "DuckDBPyConnection", table: str) -> None:
         registered = table.replace("/", "__")

@@ -11,6 +11,7 @@ All files of a day, whatever their grain, make up its partition together.
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -51,9 +52,13 @@ class LandedFile:
 
 @dataclass(frozen=True)
 class Landing:
-    """What lies under ``root`` at the moment of each call; digests are remembered while files do not change."""
+    """What lies under ``root`` at the moment of each call; digests are remembered while files do not change.
+
+    A file that was changed within ``settle`` of now may still be written: it counts as not landed.
+    """
 
     root: Path
+    settle: timedelta = timedelta(0)
     _digests: dict[Path, tuple[tuple[int, ...], bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def periods(self, spec: TableSpec) -> dict[str, tuple[LandedFile, ...]]:
@@ -144,11 +149,14 @@ class Landing:
             return
         with os.scandir(directory) as entries:
             for entry in entries:
-                if _UNFINISHED.fullmatch(entry.name):
+                if _UNFINISHED.fullmatch(entry.name) or (self.settle and not self._settled(entry)):
                     continue
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 match = named.fullmatch(entry.name) if entry.is_file() else None
                 yield name, None if match is None else _landed(name, Path(entry.path), match.groupdict())
+
+    def _settled(self, entry: "os.DirEntry[str]") -> bool:
+        return time.time() - entry.stat().st_mtime >= self.settle.total_seconds()
 
 
 def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:

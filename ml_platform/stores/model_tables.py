@@ -145,6 +145,12 @@ def training_start(spec: ModelSpec, as_of: datetime) -> datetime:
     return as_of - spec.windows.training - spec.windows.holdout
 
 
+def training_times(lake: Lake, spec: ModelSpec) -> list[datetime]:
+    """When the data of each training set ended, oldest first, whatever was made of it."""
+    made = {(state.facts["as_of"], state.content_hash) for state in lake.history(training_table(spec))}
+    return sorted(datetime.fromtimestamp(as_of, UTC) for as_of, _ in made)
+
+
 @dataclass(frozen=True)
 class StoredTrainingSet:
     """A training set read back, and the watermark it was built at."""
@@ -239,6 +245,14 @@ def predictions_derivation(
         time_column="prediction_time",
         sort_by=[*spec.keys, "model_version"],
     )
+
+
+def due_rows(lake: Lake, dataset: Dataset, spec: ModelSpec, since: datetime, until: datetime) -> pl.DataFrame:
+    """One row for each thing whose prediction was due after ``since`` and before ``until``, by the data that stands."""
+    frames = {f"raw/{name}": lake.read(f"raw/{name}") for name in spec.entities.inputs}
+    moment = pl.col("prediction_time")
+    due = _entities(spec, _run(bind(spec.entities, dataset.folder), frames, since, until))
+    return due.filter(moment > since, moment < until)
 
 
 def predictable_days(lake: Lake, spec: ModelSpec, days: Sequence[str], trained_through: datetime) -> list[str]:

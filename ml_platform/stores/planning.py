@@ -4,16 +4,17 @@ Belongs here: comparing declarations, landing folder, lake and ledger. Nothing i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
-from ml_platform.core.table_spec import TableKind
+from ml_platform.core.content import digest_mapping
+from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import Derivation, day_bounds, days_between, stale_days
-from ml_platform.stores.ingest import raw_table, stale_partitions
+from ml_platform.stores.ingest import identities, raw_table, stale_partitions
 from ml_platform.stores.lake import WHOLE, Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger
@@ -28,12 +29,16 @@ class Plan:
     """What is out of date.
 
     ``stale`` names, by table, the partitions the daily chain would compute; ``undecided`` the models that have no
-    decision yet; ``watermark`` is None before everything has landed something.
+    decision yet; ``watermark`` is None before everything has landed something. ``waiting`` are landed partitions of
+    raw tables whose period is not ready, because another table has not delivered it yet. ``run_key`` names this state
+    of files and tables: what is asked for twice under one key needs to be done once.
     """
 
     watermark: datetime | None
     stale: dict[str, list[str]]
     undecided: list[str]
+    waiting: dict[str, list[str]] = field(default_factory=dict)
+    run_key: str = ""
 
     @property
     def days(self) -> tuple[str, str] | None:
@@ -47,22 +52,55 @@ class Plan:
         return not any(self.stale.values()) and not self.undecided
 
 
-def plan(settings: Settings, dataset: Dataset) -> Plan:
-    """Compare what has landed and what is declared with what stands."""
-    lake, landing = Lake.of(settings), Landing(settings.landing)
+def plan(
+    settings: Settings, dataset: Dataset, *, landing: Landing | None = None, ready_at: datetime | None = None
+) -> Plan:
+    """Compare what has landed and what is declared with what stands.
+
+    Args:
+        settings: the home.
+        dataset: its declarations.
+        landing: what has landed; by default all there is.
+        ready_at: wall time (UTC) at which a period must be ready, else it waits: every partitioned table has its file
+            for it or for a later one, or the grace time has passed. By default all that has landed is taken.
+    """
+    lake, landing = Lake.of(settings), landing or Landing(settings.landing)
     ledger = Ledger(lake)
     watermark = dataset.watermark(landing)
-    stale = {raw_table(spec): stale_partitions(lake, landing, spec) for spec in dataset.tables}
-    landed = sorted(
-        {day for spec in dataset.tables if spec.kind is TableKind.PARTITIONED for day in landing.periods(spec)}
-    )
-    if watermark is not None and landed:
-        days = [day for day in days_between_names(landed[0], landed[-1]) if day_bounds(day)[0] < watermark]
+    landed = {raw_table(spec): identities(landing, spec) for spec in dataset.tables}
+    stale = {table: stale_partitions(lake, table, names) for table, names in landed.items()}
+    waiting: dict[str, list[str]] = {}
+    if ready_at is not None:
+        for spec in dataset.tables:
+            table, unripe = raw_table(spec), _unripe(landing, spec, watermark, ready_at - dataset.spec.grace)
+            waiting[table] = [day for day in stale[table] if day in unripe]
+            stale[table] = [day for day in stale[table] if day not in unripe]
+    partitioned = [raw_table(spec) for spec in dataset.tables if spec.kind is TableKind.PARTITIONED]
+    delivered = sorted({day for table in partitioned for day in landed[table]})
+    if watermark is not None and delivered:
+        days = [day for day in days_between_names(delivered[0], delivered[-1]) if day_bounds(day)[0] < watermark]
         for derivation, candidates in _derivations(settings, dataset, lake, ledger, days):
             found = stale_days(lake, derivation, candidates, watermark)
             stale[derivation.table] = sorted({*found, *_reached(derivation, stale, candidates)})
     undecided = [model.name for model in dataset.models if ledger.latest(model.name) is None]
-    return Plan(watermark, {table: days for table, days in stale.items() if days}, undecided)
+    known = {"watermark": watermark, "landed": landed, "written": lake.generation(), "stale": _named(stale)}
+    return Plan(watermark, _named(stale), undecided, _named(waiting), digest_mapping(known))
+
+
+def _named(partitions: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {table: days for table, days in partitions.items() if days}
+
+
+def _unripe(landing: Landing, spec: TableSpec, watermark: datetime | None, landed_before: datetime) -> set[str]:
+    """The partitions with a file of a period that others have not delivered, and that came within the grace time."""
+    return {
+        day
+        for day, files in landing.periods(spec).items()
+        for file in files
+        if file.end is not None
+        and (watermark is None or file.end > watermark)
+        and datetime.fromtimestamp(file.path.stat().st_mtime, UTC) > landed_before
+    }
 
 
 def days_between_names(first: str, last: str) -> list[str]:
@@ -84,8 +122,9 @@ def _derivations(
         if champion is None:
             continue
         predicted = predictions_derivation(lake, features, spec, dataset, champion.version, _unused)
-        standing = lake.partitions(predicted.table)
-        first = min(standing, default=champion.decided_at_watermark.date().isoformat())
+        judged = ledger.judgement_on(spec.name, champion.version) or champion
+        # A version scores what is due after its newest label, which is of the day before its holdout or of that night.
+        first = (judged.decided_at_watermark - spec.windows.holdout - timedelta(days=1)).date().isoformat()
         yield predicted, [day for day in days if day >= first]
         reports = (performance_derivation(lake, spec), drift_derivation(lake, spec, champion.version, _unused))
         for derivation in reports:

@@ -1,7 +1,7 @@
 """What is known of a model when the question is whether to retrain it: read from lake and ledger, not from MLflow."""
 
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -9,23 +9,35 @@ from ml_platform.core.bootstrap import Figure
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import Evidence, alarms_in_a_row
 from ml_platform.stores.evaluations import evaluation_table
-from ml_platform.stores.lake import WHOLE, Lake
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
-from ml_platform.stores.model_tables import labels_table, training_table
+from ml_platform.stores.model_tables import labels_table, training_times
 from ml_platform.stores.monitoring import REPORTED_DAY, drift_table, performance_table
+from ml_platform.stores.training_requests import TrainingRequests
 
 
 def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
     """The evidence on a model at a watermark."""
     ledger = Ledger(lake)
-    last_training = _last_training(lake, spec)
-    known = Evidence(watermark, last_training=last_training, new_labels=_labels(lake, spec, last_training))
+    trainings = training_times(lake, spec)
+    last_training = max(trainings, default=None)
+    asked = TrainingRequests(lake).waiting(spec.name)
+    labels = _labels(lake, spec, last_training, watermark)
+    known = Evidence(
+        watermark,
+        last_training=last_training,
+        new_labels=labels.new,
+        training_rows=labels.training,
+        history=labels.history,
+        trainings_today=sum(as_of > watermark - timedelta(days=1) for as_of in trainings),
+        asked=None if asked is None else str(asked),
+    )
     champion = ledger.champion(spec.name)
     if champion is None:
         return known
     judged = ledger.judgement_on(spec.name, champion.version)
     as_of = champion.decided_at_watermark if judged is None else judged.decided_at_watermark
-    delivered, rows = _delivered(lake, spec, champion.version, as_of, watermark)
+    delivered, rows, looks = _delivered(lake, spec, champion.version, as_of, watermark)
     return replace(
         known,
         champion=champion.version,
@@ -33,25 +45,31 @@ def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
         promised=_promised(lake, spec, champion.version),
         delivered=delivered,
         delivered_rows=rows,
+        looks=looks,
         drift_days=_drift_days(lake, spec, champion),
     )
 
 
-def _last_training(lake: Lake, spec: ModelSpec) -> datetime | None:
-    """When the data of the newest training set ended, whatever was made of it."""
-    made = lake.partitions(training_table(spec)).get(WHOLE)
-    seconds = None if made is None else made.facts.get("as_of")
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+@dataclass(frozen=True)
+class _Labels:
+    """Labels since the last training, those that would train now, and how far these reach back."""
+
+    new: int = 0
+    training: int = 0
+    history: timedelta = timedelta(0)
 
 
-def _labels(lake: Lake, spec: ModelSpec, since: datetime | None) -> int:
-    table = labels_table(spec)
+def _labels(lake: Lake, spec: ModelSpec, since: datetime | None, watermark: datetime) -> _Labels:
+    table, cutoff = labels_table(spec), watermark - spec.windows.holdout
     if not lake.exists(table):
-        return 0
-    rows = lake.scan(table)
-    if since is not None:
-        rows = rows.filter(pl.col("label_time") > since)
-    return int(rows.select(pl.len()).collect().item())
+        return _Labels()
+    rows, known = lake.scan(table), pl.col("label_time")
+    train = (known <= cutoff) & (pl.col("prediction_time") > cutoff - spec.windows.training)
+    found = rows.select(
+        new=(known > since).sum() if since else pl.len(), training=train.sum(), first=known.filter(train).min()
+    ).collect()
+    new, training, first = found.row(0)
+    return _Labels(new, training, cutoff - first if first else timedelta(0))
 
 
 def _promised(lake: Lake, spec: ModelSpec, version: int) -> Figure | None:
@@ -69,23 +87,24 @@ def _promised(lake: Lake, spec: ModelSpec, version: int) -> Figure | None:
 
 def _delivered(
     lake: Lake, spec: ModelSpec, version: int, as_of: datetime, watermark: datetime
-) -> tuple[Figure | None, int]:
-    """The gate's metric over the newest trailing window, and its labels.
+) -> tuple[Figure | None, int, int]:
+    """The gate's metric over the newest trailing window, its labels, and on how many days there was one to look at.
 
     The window begins after the data that the version was made and judged on, and ends within its length of now: a
     version that was restored is not judged by what it did before.
     """
     if not lake.exists(performance_table(spec)):
-        return None, 0
-    rows = lake.scan(performance_table(spec)).filter(
+        return None, 0, 1
+    seen = lake.scan(performance_table(spec)).filter(
         pl.col("model_version") == version,
         pl.col("period") == "trailing",
         pl.col("metric") == spec.gate.metric,
         pl.col("period_start") >= as_of,
-        pl.col("period_end") > watermark - spec.retrain.performance_window,
     )
-    newest = rows.filter(pl.col(REPORTED_DAY) == pl.col(REPORTED_DAY).max()).collect()
-    return _figure(newest.select("value", "low", "high")), 0 if newest.is_empty() else int(newest["rows"][0])
+    looks = seen.sort(REPORTED_DAY).select(REPORTED_DAY, "period_end", "rows", "value", "low", "high").collect()
+    newest = looks.tail(1).filter(pl.col("period_end") > watermark - spec.retrain.performance_window)
+    rows = 0 if newest.is_empty() else int(newest["rows"][0])
+    return _figure(newest.select("value", "low", "high")), rows, max(looks.height, 1)
 
 
 def _drift_days(lake: Lake, spec: ModelSpec, champion: LedgerEntry) -> int:

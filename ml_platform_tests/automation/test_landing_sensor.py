@@ -23,6 +23,7 @@ from ml_platform.stores.view_tables import view_derivation
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))
+    monkeypatch.setenv("ML_PLATFORM_LANDING_SETTLE_SECONDS", "0")
     return tmp_path
 
 

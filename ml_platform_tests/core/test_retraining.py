@@ -1,5 +1,6 @@
 """Each trigger fires on its own evidence, each guard holds back alone, and the verdict says which."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_platform.core.bootstrap import Figure
-from ml_platform.core.retraining import Evidence, RetrainVerdict, alarms_in_a_row, judge
+from ml_platform.core.retraining import GUARDS, Evidence, RetrainVerdict, alarms_in_a_row, judge
 from ml_platform_tests.core.learning_examples import regression_spec, spec
 
 NOW = datetime(2013, 5, 1, tzinfo=UTC)
@@ -79,6 +80,17 @@ def test_each_trigger_calls_for_training_alone(evidence, trigger):
             "cooled down",
             "But the last training was 6 days ago; 7 must",
         ),
+        (
+            {"training_rows": 9, "history": timedelta(days=60)},
+            "enough history",
+            "But 9 rows over 60 days would train; 10 over more than the 16 days of the folds are asked for.",
+        ),
+        (
+            {"training_rows": 5000, "history": timedelta(days=16)},
+            "enough history",
+            "But 5,000 rows over 16 days would train",
+        ),
+        ({"trainings_today": 2}, "within budget", "But 2 of 2 trainings a day are spent."),
     ],
 )
 def test_each_guard_holds_back_what_calls(evidence, guard, said):
@@ -86,6 +98,36 @@ def test_each_guard_holds_back_what_calls(evidence, guard, said):
     assert not found.retrain
     assert guard not in holding(found, "guard")
     assert said in found.reason
+
+
+def test_a_person_who_asks_waits_for_history_and_budget_alone():
+    asked = verdict(asked="ann: new sensors", new_labels=0, last_training=NOW - timedelta(hours=1))
+    assert asked.retrain
+    assert asked.triggers == ("asked by a person",)
+    assert asked.reason.startswith("Training was asked for: ann: new sensors. ")
+    assert not verdict(asked="ann: new sensors", trainings_today=2).retrain
+    assert not verdict(asked="ann: new sensors", training_rows=9).retrain
+
+
+def test_data_that_grows_asks_for_a_share_of_it_to_be_new():
+    grown = spec(retrain={**POLICY, "minimum_new_share": 0.25}, drift={"persists": 3})
+    evidence = replace(QUIET, drift_days=3, training_rows=20_000)
+    assert judge(grown, evidence).retrain
+    held = judge(grown, replace(evidence, new_labels=4980))
+    assert not held.retrain
+    assert "But the labels since the last training are 24.9% of the rows that would train; 25% are asked" in held.reason
+
+
+def test_the_more_often_performance_was_looked_at_the_surer_a_fall_must_be():
+    fallen = {"delivered": delivered(0.70, half=0.03)}
+    assert verdict(**fallen, looks=1).retrain
+    assert not verdict(**fallen, looks=30).retrain
+
+
+@given(st.integers(1, 5000))
+def test_all_looks_together_may_err_as_often_as_one_may(looks):
+    """The share of error that the k-th look may spend, 6/(pi k)^2, adds up to no more than one."""
+    assert sum(6 / (math.pi * k) ** 2 for k in range(1, looks + 1)) < 1
 
 
 def test_bounds_themselves_count_and_less_does_not():
@@ -139,6 +181,6 @@ def test_training_takes_a_trigger_and_every_guard_and_the_reason_says_so(fall, l
         champion_as_of=NOW - timedelta(days=age),
         drift_days=drift,
     )
-    assert found.retrain == (bool(holding(found)) and len(holding(found, "guard")) == 2)
+    assert found.retrain == (bool(holding(found)) and len(holding(found, "guard")) == len(GUARDS))
     assert found.reason.startswith("Nothing calls for training") == (not holding(found))
     assert (" But " in found.reason) == (bool(holding(found)) and not found.retrain)

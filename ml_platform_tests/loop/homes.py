@@ -22,7 +22,10 @@ from ml_platform.assets.ledger import ledger_spec
 from ml_platform.assets.model import model_assets, model_jobs
 from ml_platform.assets.tables import table_asset
 from ml_platform.automation.jobs import daily_job_name, dataset_jobs
+from ml_platform.automation.landing import landing_sensor
 from ml_platform.automation.runs import range_tags
+from ml_platform.automation.schedules import nightly_scoring, weekly_review
+from ml_platform.automation.sensor import automation_sensor
 from ml_platform.core.content import sort_rows
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.defs.nyc_flights.replay import Delivered, replay
@@ -144,7 +147,7 @@ class Home:
         manifest = self.features.manifest()
         views = {name: manifest.view(name) for name in self.dataset.views}
         assets = [
-            *(table_asset(table, self.dataset.spec) for table in self.dataset.tables),
+            *(table_asset(table, self.dataset) for table in self.dataset.tables),
             *(view_asset(view, self.dataset.views[name], self.dataset) for name, view in views.items()),
             online_asset(list(views.values()), self.dataset.spec),
             *(asset for spec in self.dataset.models for asset in model_assets(spec, self.dataset, manifest)),
@@ -154,6 +157,11 @@ class Home:
         return dg.Definitions(
             assets=assets,
             jobs=[*dataset_jobs(self.dataset), *decisions],
+            sensors=[landing_sensor(self.dataset), automation_sensor()],
+            schedules=[
+                nightly_scoring(self.dataset),
+                *(weekly_review(self.dataset, model) for model in self.dataset.models),
+            ],
             resources={"platform": Platform(), "mlflow": MlflowResource()},
             executor=dg.in_process_executor,
         )

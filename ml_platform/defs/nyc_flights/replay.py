@@ -202,6 +202,22 @@ def planned_deliveries(
     return planned
 
 
+def by_period(deliveries: Sequence[Delivery]) -> Iterator[tuple[str, list[Delivery]]]:
+    """Deliveries in the order of :func:`planned_deliveries`, in batches as periods end: its period's name with each."""
+    first_table = next(iter(KNOWN_AT))
+    period, batch = "", list[Delivery]()
+    for delivery in deliveries:
+        name = delivery.name.partition(".")[0]
+        if delivery.table == first_table and name > period:
+            if period:
+                yield period, batch
+                batch = []
+            period = name
+        batch.append(delivery)
+    if batch:
+        yield period, batch
+
+
 def deliver(landing: Path, deliveries: Sequence[Delivery]) -> Iterator[Delivered]:
     """Write each file that is not there, and each correction that is not yet in force, one by one as asked for.
 

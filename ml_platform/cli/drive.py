@@ -1,0 +1,225 @@
+"""``ml-platform replay --drive``: land a period, let the platform's own sensor and conditions decide, land the next.
+
+The landing sensor and the automation conditions are evaluated here as the daemons evaluate them, on the home's Dagster
+instance, and what they request is run in this process: only the waiting between ticks is left out.
+"""
+
+import resource
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version as installed_version
+from itertools import zip_longest
+from pathlib import Path
+from types import ModuleType
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ml_platform import settings
+from ml_platform.automation import sensor
+from ml_platform.automation.jobs import daily_job_name
+from ml_platform.automation.landing import landing_sensor_name
+from ml_platform.automation.runs import TRIGGER_TAG, range_tags
+from ml_platform.cli import declared
+from ml_platform.cli.console import console
+from ml_platform.cli.execution import cause, hush, quietly
+from ml_platform.core import plots
+from ml_platform.definitions import defs
+from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.instance import prepare_dagster_home
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.landing import Landing
+from ml_platform.stores.models import ModelStore
+from ml_platform.stores.story import tell
+
+PLATFORM = "ml-platform"
+_ROUNDS = 20
+"""Ticks after one period: each run may call for another, but not for ever."""
+
+
+@dataclass
+class Driver:
+    """Evaluates sensor and conditions in turn and runs what they request, until both are content."""
+
+    definitions: dg.Definitions
+    dataset: Dataset
+    instance: dg.DagsterInstance
+    said: Console
+    failures: list[str] = field(default_factory=list)
+    run_ids: list[str] = field(default_factory=list)
+    _cursor: str | None = None
+
+    @cached_property
+    def _definitions(self) -> dg.Definitions:
+        return dg.Definitions.merge(self.definitions, quietly())
+
+    @cached_property
+    def _repository(self) -> dg.RepositoryDefinition:
+        return self._definitions.get_repository_def()
+
+    def settle(self) -> int:
+        """Tick until nothing is requested any more; the number of runs.
+
+        Raises:
+            RuntimeError: it does not come to rest.
+        """
+        runs = 0
+        for _ in range(_ROUNDS):
+            chain = daily_job_name(self.dataset.spec)
+            requested: list[tuple[str | None, dg.RunRequest]] = [(chain, request) for request in self._landing()]
+            requested += [(None, request) for request in self._conditions()]
+            if not requested:
+                return runs
+            for job, request in requested:
+                self._run(job, request)
+                runs += 1
+        raise RuntimeError(f"automation requests runs without end: {_ROUNDS} rounds after one period")
+
+    def _landing(self) -> Iterator[dg.RunRequest]:
+        """What the landing sensor requests, each key once, as the daemon does it."""
+        watching = self._repository.get_sensor_def(landing_sensor_name(self.dataset))
+        with dg.build_sensor_context(self.instance, repository_def=self._repository) as context:
+            requests = watching.evaluate_tick(context).run_requests or ()
+        for request in requests:
+            known = self.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": str(request.run_key)}), limit=1)
+            if not known:
+                yield request
+
+    def _conditions(self) -> Sequence[dg.RunRequest]:
+        conditions = self._repository.get_sensor_def(sensor.NAME)
+        with (
+            dg.build_sensor_context(self.instance, repository_def=self._repository, cursor=self._cursor) as context,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            found = conditions.evaluate_tick(context)
+        self._cursor = found.cursor
+        return found.run_requests or ()
+
+    def _run(self, job_name: str | None, request: dg.RunRequest) -> None:
+        """Run it in this process: a job's request, or (no name) one of conditions on some assets and days."""
+        tags = dict(request.tags)
+        if request.run_key:
+            tags["dagster/run_key"] = request.run_key
+        selection, days = request.asset_selection, None
+        if request.asset_graph_subset is not None:
+            subset = request.asset_graph_subset
+            selection = sorted(subset.asset_keys)
+            days = sorted({part.partition_key for part in subset.iterate_asset_partitions() if part.partition_key})
+        elif request.partition_key:
+            days = [request.partition_key]
+        if days:
+            tags |= range_tags(days[0], days[-1])
+        if days and job_name is None:
+            job_name = daily_job_name(self.dataset.spec)
+        job = (
+            self._definitions.resolve_job_def(job_name)
+            if job_name
+            else self._definitions.resolve_implicit_global_asset_job_def()
+        )
+        started = time.monotonic()
+        result = job.execute_in_process(
+            instance=self.instance,
+            asset_selection=selection,
+            tags=tags,
+            run_config={"loggers": {"console": {}}},
+            raise_on_error=False,
+        )
+        self.run_ids.append(result.run_id)
+        self._say(result, time.monotonic() - started)
+
+    def _say(self, result: dg.ExecuteInProcessResult, seconds: float) -> None:
+        if not result.success:
+            causes = "; ".join(cause(event) for event in result.all_events if event.is_step_failure)
+            self.failures.append(f"run {result.run_id}: {causes}")
+            self.said.print(f"[red]run {result.run_id} failed[/red]: {causes}", highlight=False)
+        run = self.instance.get_run_by_id(result.run_id)
+        trigger = None if run is None else run.tags.get(TRIGGER_TAG)
+        if trigger:
+            made = sorted({key.path[0] for key in (run.asset_selection if run else None) or ()})
+            self.said.print(f"  trained {', '.join(made)} ({trigger}) in {seconds:.0f} s", highlight=False)
+
+
+@contextmanager
+def driving(dataset: Dataset, said: Console) -> Iterator[Driver]:
+    """A driver on the home's instance, which has looked once: what came before is not news to its conditions."""
+    hush()
+    with dg.DagsterInstance.get() as instance:
+        driver = Driver(defs(), dataset, instance, said)
+        driver.settle()
+        yield driver
+
+
+def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **asked: object) -> list[str]:
+    """Land what an example's upstream knows a period at a time, with automation deciding after each; tell what became.
+
+    Args:
+        source: the example's ``replay`` module.
+        dataset_name: of its data set.
+        story: where the story goes; None for the home's reports.
+        asked: as the example's ``planned_deliveries``.
+
+    Returns:
+        Runs that failed, each with its cause.
+    """
+    settings.take_files_at_once()
+    here = prepare_dagster_home(settings.load())
+    (dataset,) = (each for each in declared.datasets() if each.name == dataset_name)
+    batches = list(source.by_period(source.planned_deliveries(**asked)))
+    history = dataset.spec.rehearsal[0].isoformat() if dataset.spec.rehearsal else ""
+    begun = dataset.watermark(Landing(here.landing)) is not None
+    started, runs = time.monotonic(), 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, driving(dataset, progress.console) as driver:
+        task = progress.add_task("landing", total=len(batches))
+        for (period, batch), following in zip_longest(batches, [name for name, _ in batches[1:]]):
+            list(source.deliver(here.landing, batch))
+            progress.update(task, advance=1, description=period)
+            if begun or following is None or following >= history:
+                runs += driver.settle()
+    told = tell_story(here, dataset, story)
+    minutes = (time.monotonic() - started) / 60
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    console().print(
+        f"{len(batches)} periods, {runs} runs, {len(driver.failures)} of them failed, in {minutes:.0f} minutes with "
+        f"{peak:.1f} GB at most.\nThe story: {told}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return driver.failures
+
+
+def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None) -> Path:
+    """Write the story of every model that has a champion, with its pictures in ``images`` beside it; where it is."""
+    file = story or here.reports / "story" / f"{dataset.name}.md"
+    (file.parent / "images").mkdir(parents=True, exist_ok=True)
+    lake, models = Lake.of(here), ModelStore(here)
+    watermark = dataset.watermark(Landing(here.landing))
+    parts = [
+        f"# {dataset.name}: what automation did\n",
+        f"Told by `ml-platform replay --drive`, of {PLATFORM} {installed_version(PLATFORM)}. Every figure is read from "
+        "the home's tables; times are event times.\n",
+    ]
+    for spec in dataset.models:
+        if watermark is None or models.ledger.champion(spec.name) is None:
+            parts.append(f"## {spec.name}\n\nNo version was promoted.\n")
+            continue
+        told = tell(lake, FeatureClient(here), models, dataset, spec, watermark, _triggers(models, spec.name))
+        picture = f"images/{file.stem}_{spec.name}.png"
+        (file.parent / picture).write_bytes(plots.story(told))
+        parts.append(told.to_markdown(picture))
+    file.write_text("\n".join(parts))
+    return file
+
+
+def _triggers(models: ModelStore, model: str) -> dict[str, str]:
+    """What called for each training that reached a decision, by its run."""
+    with dg.DagsterInstance.get() as instance:
+        runs = {run_id: instance.get_run_by_id(run_id) for run_id in models.ledger.history(model)["run_id"].unique()}
+    return {run_id: run.tags.get(TRIGGER_TAG, "") for run_id, run in runs.items() if run is not None}

@@ -1,0 +1,158 @@
+"""What became of a model in a stretch of time that nobody watched, month by month, in words and figures.
+
+Belongs here: the story's shape and its words. Where its facts stand is the stores' knowledge.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from ml_platform.core.bootstrap import Figure
+
+AUTOMATED, FROZEN, MONTHLY = "automated", "frozen", "monthly"
+"""Whose scores are compared: the champions that served, the first of them for ever, and retraining every month."""
+
+HABITS: Mapping[str, str] = {
+    AUTOMATED: "the champion at the time",
+    FROZEN: "the first champion, left frozen",
+    MONTHLY: "retrained every month on all past data, without gates",
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: the end of its data, what called for it, and what was decided on what it made.
+
+    ``version`` is None where no decision was reached.
+    """
+
+    as_of: datetime
+    trigger: str
+    version: int | None
+    promoted: bool
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Whether every row is accounted for, from the end of what the first champion learned from to the watermark.
+
+    ``due`` things were to be predicted, ``scored`` of them were by one version at least; ``doubly_scored`` were by one
+    version twice. ``quarantined`` rows of the tables that say what is due broke their contract.
+    """
+
+    since: datetime
+    until: datetime
+    due: int
+    scored: int
+    doubly_scored: int
+    quarantined: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether each thing due was scored, once by each version that did."""
+        return self.due == self.scored and self.doubly_scored == 0
+
+
+@dataclass(frozen=True)
+class Story:
+    """One model's stretch of time.
+
+    ``months`` has a row for each month and habit: ``month``, ``habit``, ``rows`` and a column per metric. By month are
+    ``scored``, rows that were scored, and ``alarms``, days that were drift alarms. ``differences`` are the gain of the
+    champions over each rival, by metric and rival, negative where the rival is better and less is better.
+    """
+
+    model: str
+    first_champion: datetime
+    until: datetime
+    trainings: Sequence[Training]
+    months: pl.DataFrame
+    scored: Mapping[str, int]
+    alarms: Mapping[str, int]
+    differences: Mapping[tuple[str, str], Figure]
+    accounts: Accounts
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics compared."""
+        return [name for name in self.months.columns if name not in ("month", "habit", "rows")]
+
+    @property
+    def retrainings(self) -> int:
+        """Trainings after the one that made the first champion, whatever became of them."""
+        return sum(training.as_of > self.first_champion for training in self.trainings)
+
+    def to_markdown(self, picture: str) -> str:
+        """The story for people; ``picture`` is where its picture is, relative to the text."""
+        promotions, alarms = sum(training.promoted for training in self.trainings), sum(self.alarms.values())
+        lines = [
+            f"## {self.model}",
+            "",
+            f"First champion as of {self.first_champion:%Y-%m-%d}; told until {self.until:%Y-%m-%d %H:%M} UTC. "
+            f"{self.retrainings} retrainings, {promotions} promotions, {alarms} days of drift alarm.",
+            "",
+            f"![{self.model} by month]({picture})",
+            "",
+            *_table(self._month_rows()),
+            "",
+            "Champions less rival, all rows, interval by resampling whole days: "
+            + "; ".join(f"{metric} {figure} against {rival}" for (metric, rival), figure in self.differences.items())
+            + ".",
+            "",
+            *_table([_training_row(training) for training in self.trainings]),
+            "",
+            self._accounts_in_words(),
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _month_rows(self) -> list[dict[str, object]]:
+        named = sorted({*self.scored, *self.alarms, *(f"{each.as_of:%Y-%m}" for each in self.trainings)})
+        rows = []
+        for month in named:
+            made = [each for each in self.trainings if f"{each.as_of:%Y-%m}" == month]
+            triggers = [each.trigger for each in made]
+            row: dict[str, object] = {
+                "month": month,
+                "scored": f"{self.scored.get(month, 0):,}",
+                "trainings": f"{len(made)} ({'; '.join(triggers)})" if made else "0",
+                "promoted": sum(each.promoted for each in made),
+                "refused": sum(not each.promoted for each in made),
+                "alarm days": self.alarms.get(month, 0),
+            }
+            for metric in self.metrics:
+                found = dict(self.months.filter(pl.col("month") == month).select("habit", metric).iter_rows())
+                shown = [f"{found[habit]:.4f}" if habit in found else "-" for habit in HABITS]
+                row[f"{metric}: {' / '.join(HABITS)}"] = " / ".join(shown)
+            rows.append(row)
+        return rows
+
+    def _accounts_in_words(self) -> str:
+        told = self.accounts
+        return (
+            f"Of {told.due:,} things due after {told.since:%Y-%m-%d %H:%M} and by {told.until:%Y-%m-%d %H:%M}, "
+            f"{told.scored:,} were scored, {told.doubly_scored:,} of them twice by one version; {told.quarantined:,} "
+            "rows that would say so are in quarantine."
+        )
+
+
+def _training_row(training: Training) -> dict[str, object]:
+    outcome = "promoted" if training.promoted else "refused" if training.version else "failed"
+    return {
+        "data until": f"{training.as_of:%Y-%m-%d}",
+        "trigger": training.trigger,
+        "version": training.version or "-",
+        "outcome": f"{outcome} ({training.rule.replace('_', ' ')})" if training.rule else outcome,
+        "why": training.reason,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    return lines + ["| " + " | ".join(str(value).replace("|", "\\|") for value in row.values()) + " |" for row in rows]

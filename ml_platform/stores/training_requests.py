@@ -1,0 +1,77 @@
+"""What people ask automation to train, and which run took it up: appended, never changed.
+
+Belongs here: one request that waits for each model at most. Whether it is granted is judged with all other evidence
+(:mod:`ml_platform.core.retraining`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from ml_platform.stores.lake import Lake
+
+TABLE = "ledger/training_requests"
+
+SCHEMA: Mapping[str, pl.DataType] = {
+    "model": pl.String(),
+    "person": pl.String(),
+    "reason": pl.String(),
+    "recorded_at": pl.Datetime("us", "UTC"),
+    "taken_by_run": pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """A person asks, or (``taken_by_run``) a run takes up what was asked; ``recorded_at`` is wall time (UTC)."""
+
+    model: str
+    person: str
+    reason: str
+    recorded_at: datetime
+    taken_by_run: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.person}: {self.reason}"
+
+
+class TrainingRequests:
+    """The requests of all models."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+
+    def ask(self, model: str, person: str, reason: str) -> TrainingRequest:
+        """Ask for training.
+
+        Raises:
+            ValueError: no person or reason is named, or a request waits already.
+        """
+        if missing := [name for name, said in (("person", person), ("reason", reason)) if not said.strip()]:
+            raise ValueError(f"training is asked for with a person and a reason: {' and '.join(missing)} missing")
+        if waiting := self.waiting(model):
+            raise ValueError(f"{model}: a request waits already, asked by {waiting}")
+        asked = TrainingRequest(model, person, reason, datetime.now(UTC))
+        self._append(asked)
+        return asked
+
+    def take(self, model: str, run_id: str) -> TrainingRequest | None:
+        """Mark what waits as taken up by a run; what was asked, or None if nothing waits."""
+        waiting = self.waiting(model)
+        if waiting is not None:
+            self._append(TrainingRequest(model, waiting.person, waiting.reason, datetime.now(UTC), run_id))
+        return waiting
+
+    def waiting(self, model: str) -> TrainingRequest | None:
+        """The request that no run has taken up; None if there is none."""
+        if not self._lake.exists(TABLE):
+            return None
+        rows = self._lake.read(TABLE, columns=list(SCHEMA)).filter(pl.col("model") == model).sort("recorded_at")
+        newest = None if rows.is_empty() else TrainingRequest(**rows.row(-1, named=True))
+        return None if newest is None or newest.taken_by_run else newest
+
+    def _append(self, request: TrainingRequest) -> None:
+        self._lake.create(TABLE, SCHEMA)
+        self._lake.append(TABLE, pl.DataFrame([asdict(request)], schema=dict(SCHEMA)))

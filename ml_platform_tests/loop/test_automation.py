@@ -1,0 +1,132 @@
+"""Who decides that something runs: the sensor and the conditions, on a real instance, with real runs."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from ml_platform.automation.jobs import TRAINING_STAGES
+from ml_platform.cli.drive import Driver
+from ml_platform.defs.nyc_flights.replay import Awkward
+from ml_platform.stores.training_requests import TrainingRequests
+from ml_platform_tests.loop.homes import FLIGHTS, Home, small
+
+SEVENTEEN_DAYS = date(2013, 1, 16)
+DAY = timedelta(days=1)
+MODEL = FLIGHTS.model("flight_delay")
+EAGER = small(
+    MODEL,
+    retrain=MODEL.retrain.model_copy(
+        update={
+            "cooldown": timedelta(days=2),
+            "stale_after": timedelta(days=2),
+            "minimum_new_labels": 100,
+            "minimum_new_share": 0.0,
+            "daily_budget": 1,
+        }
+    ),
+)
+
+
+@pytest.fixture(scope="session")
+def seventeen_days(tmp_path_factory: pytest.TempPathFactory, manifests: Path) -> Home:
+    """A home that tests copy: raw tables, features and labels of what landed, no model."""
+    home = Home.at(tmp_path_factory.mktemp("seventeen_days"), manifests).with_models(EAGER)
+    home.land(until=SEVENTEEN_DAYS)
+    home.catch_up()
+    return home
+
+
+@pytest.fixture
+def watched(home: Home, seventeen_days: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A copy of it, whose files count as whole when they land."""
+    monkeypatch.setenv("ML_PLATFORM_LANDING_SETTLE_SECONDS", "0")
+    for name in ("landing", "lake"):
+        shutil.copytree(seventeen_days.settings.home / name, home.settings.home / name)
+    return home.with_models(EAGER)
+
+
+@contextmanager
+def driver(home: Home) -> Iterator[Driver]:
+    """A driver that has looked once."""
+    with home.instance() as instance:
+        made = Driver(home.definitions, home.dataset, instance, Console(quiet=True))
+        assert made.settle() == 0, "what stands is no news"
+        yield made
+
+
+def trainings(driver: Driver) -> list[dg.DagsterRun]:
+    """The runs that made a training set, oldest first."""
+    runs = [driver.instance.get_run_by_id(run_id) for run_id in driver.run_ids]
+    return [run for run in runs if run is not None and "ml_platform/trigger" in run.tags]
+
+
+def land(home: Home, driver: Driver, day: date) -> None:
+    """The period that ends at ``day``, and whatever comes of it."""
+    home.land(until=day)
+    driver.settle()
+    assert driver.failures == []
+
+
+def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_stale(watched: Home) -> None:
+    with driver(watched) as driven:
+        land(watched, driven, SEVENTEEN_DAYS + DAY)
+        (first,) = trainings(driven)
+        assert first.tags["ml_platform/trigger"] == "no champion"
+        assert json.loads(first.tags["ml_platform/evidence"])["no champion"] == 1
+        assert "No version predicts yet." in first.tags["ml_platform/reason"]
+        made = {key.path[-1] for key in first.asset_selection or ()}
+        assert made == set(TRAINING_STAGES), "what follows the training set is made in its run"
+        predicted = watched.lake.partitions("flight_delay/predictions")
+        assert max(predicted) == SEVENTEEN_DAYS.isoformat(), "a new champion scores what is due"
+
+        runs = len(driven.run_ids)
+        assert [driven.settle() for _ in range(5)] == [0] * 5, "nothing reruns when nothing changed"
+        land(watched, driven, SEVENTEEN_DAYS + 2 * DAY)
+        assert len(driven.run_ids) == runs + 1, "one run of the chain for one landed day"
+        assert trainings(driven) == [first], "new labels alone train nothing"
+
+        TrainingRequests(watched.lake).ask(MODEL.name, "ann", "new sensors")
+        driven.settle()
+        asked = trainings(driven)[-1]
+        assert asked.tags["ml_platform/trigger"] == "asked by a person"
+        assert TrainingRequests(watched.lake).waiting(MODEL.name) is None
+        runs = len(driven.run_ids)
+        assert driven.settle() == 0, "what was asked once is done once"
+
+        land(watched, driven, SEVENTEEN_DAYS + 3 * DAY)
+        assert trainings(driven)[-1] is not asked or len(trainings(driven)) == 2
+
+
+def test_a_correction_runs_the_days_it_reaches_and_trains_nothing(watched: Home) -> None:
+    with driver(watched) as driven:
+        watched.land(until=SEVENTEEN_DAYS, awkward=Awkward(corrections=["2013-01-10"]))
+        driven.settle()
+        (run_id,) = driven.run_ids
+        run = driven.instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.tags["dagster/asset_partition_range_start"] == "2013-01-10"
+        assert run.tags["dagster/asset_partition_range_end"] == "2013-01-15"
+        assert driven.settle() == 0
+
+
+def test_catching_up_after_days_offline_is_one_run_of_the_chain(watched: Home) -> None:
+    with driver(watched) as driven:
+        watched.land(until=SEVENTEEN_DAYS + 4 * DAY)
+        driven.settle()
+        chains = [
+            run
+            for run in (driven.instance.get_run_by_id(run_id) for run_id in driven.run_ids)
+            if run and run.job_name == "nyc_flights_daily"
+        ]
+        ranges = [run.tags["dagster/asset_partition_range_end"] for run in chains]
+        assert ranges[0] == (SEVENTEEN_DAYS + 3 * DAY).isoformat()
+        # The second scores what the new champion has not: its own run, because it came later.
+        assert len(chains) <= 2
+        assert len(trainings(driven)) == 1, "four days of labels are one reason to train"
