@@ -125,6 +125,7 @@ def drift_calibration_asset(model: ModelIdentity) -> dg.AssetsDefinition:
                 {"delta", "polars"},
                 [model.key("champion")],
                 table_definition(calibration_table(spec), columns),
+                automation_condition=model.follows(),
             )
         ],
         can_subset=True,

@@ -16,7 +16,7 @@ from ml_platform.core.content import digest
 from ml_platform.core.drift import DriftReport, Reference, compare, learned
 from ml_platform.core.drift_calibration import METHOD, calibrate
 from ml_platform.core.drift_effects import yardstick
-from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.model_spec import DriftPolicy, ModelSpec
 from ml_platform.core.performance import PerformanceReport, performance
 from ml_platform.core.scoring import score
 from ml_platform.core.training import FittedModel
@@ -55,6 +55,13 @@ class DriftReference:
 
     rows: pl.DataFrame
     importances: Mapping[str, float]
+    _learned: dict[tuple[DriftPolicy, float], Reference] = field(default_factory=dict, repr=False, compare=False)
+
+    def learned(self, policy: DriftPolicy, limit: float) -> Reference:
+        """What drift is measured against under a policy and its calibrated limit; made once."""
+        if (policy, limit) not in self._learned:
+            self._learned[policy, limit] = learned(policy, self.rows, self.importances, limit)
+        return self._learned[policy, limit]
 
 
 def performance_table(spec: ModelSpec) -> str:
@@ -106,9 +113,8 @@ def drift_derivation(
 
     @cache
     def known() -> Reference:
-        training = reference()
         limit = lake.read(calibration_table(spec)).filter("chosen")["alarm_limit"][0]
-        return learned(spec.drift, training.rows, training.importances, limit)
+        return reference().learned(spec.drift, limit)
 
     def report(_: datetime, end: datetime) -> DriftReport:
         return compare(spec.drift, known(), drift_current(lake, spec, version, end))
@@ -182,10 +188,20 @@ def reportable_days(lake: Lake, spec: ModelSpec, derivation: Derivation, days: S
 
 
 def drift_reference(lake: Lake, spec: ModelSpec, champion: ModelVersion, model: FittedModel) -> DriftReference:
-    """The rows the champion was fitted on, with the scores it gives them."""
+    """The rows the champion was fitted on, with the scores it gives them.
+
+    The newest of each model is kept while the process lives: a version never changes, and each day asks for it.
+    """
+    place, identity = lake.uri(training_table(spec)), (champion.version, champion.model_hash)
+    if place in _references and _references[place][0] == identity:
+        return _references[place][1]
     training_set = lake.read(training_table(spec), version=champion.provenance.training_set_version)
     rows = training_set.filter(pl.col("label_time") <= champion.trained_through)
-    return DriftReference(score(model, rows), model.importances)
+    _references[place] = identity, DriftReference(score(model, rows), model.importances)
+    return _references[place][1]
+
+
+_references: dict[str, tuple[tuple[int, str], DriftReference]] = {}
 
 
 def drift_current(lake: Lake, spec: ModelSpec, version: int, end: datetime) -> pl.DataFrame:
