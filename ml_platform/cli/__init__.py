@@ -24,6 +24,7 @@ COMMANDS = {
     "promote": "decide",
     "reject": "decide",
     "rollback": "decide",
+    "retrain": "retrain",
     "predict": "predict",
     "drift": "drift",
     "features": "features",

@@ -51,7 +51,7 @@ def _decide(verdict: str, model: str, version: int | None, reason: str, by: str 
 
     declared.model(model)
     here = prepare_dagster_home(settings.load())
-    entry = execute_decision(here, model, verdict, {"reason": reason, "person": by or _user(), "version": version})
+    entry = execute_decision(here, model, verdict, {"reason": reason, "person": by or user(), "version": version})
     if as_json:
         write_json({**asdict(entry), "gates": entry.gate_results})
         return
@@ -64,7 +64,12 @@ def _decide(verdict: str, model: str, version: int | None, reason: str, by: str 
     )
 
 
-def _user() -> str:
+def user() -> str:
+    """Whoever is logged in.
+
+    Raises:
+        ValueError: they have no name here.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -39,6 +39,7 @@ from ml_platform.stores.ingest import ingest
 from ml_platform.stores.instance import prepare_dagster_home
 from ml_platform.stores.lake import WHOLE, Lake
 from ml_platform.stores.landing import Landing
+from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.model_tables import labels_derivation
 from ml_platform.stores.planning import Plan, days_between_names, plan
 from ml_platform.stores.transforms import bind
@@ -93,6 +94,10 @@ class Home:
     @property
     def lake(self) -> Lake:
         return Lake.of(self.settings)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.lake)
 
     @property
     def features(self) -> FeatureClient:
