@@ -666,7 +666,7 @@ def _definitions(dataset: Dataset, manifest: FeatureManifest) -> dg.Definitions:
     assets = [
         *(table_asset(table, dataset) for table in dataset.tables),
         *(view_asset(view, dataset.views[name], dataset) for name, view in views.items()),
-        online_asset(list(views.values()), dataset.spec),
+        online_asset(list(views.values()), dataset),
         *(asset for spec in dataset.models for asset in model_assets(spec, dataset, manifest)),
     ]
     return dg.Definitions(

@@ -1,5 +1,6 @@
 """The code location as people meet it: what exists, and that every asset says what it is."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -130,9 +131,31 @@ def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
     assert jobs == {"nyc_flights_daily", "nyc_flights_loop", "maintenance", *by_model}
     assert repository.get_schedule_def("maintenance").default_status is dg.DefaultScheduleStatus.RUNNING
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
-    assert {"nyc_flights_landing", "alerts"} <= set(sensors)
-    for name in ("nyc_flights_landing", "alerts"):
-        assert sensors[name].default_status is dg.DefaultSensorStatus.RUNNING
+    assert set(sensors) == {"nyc_flights_landing", "alerts", "automation"}
+    schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
+    assert {"nyc_flights_nightly_scoring", *(f"{model}_weekly_review" for model in MODELS)} <= set(schedules)
+    assert {each.default_status for each in sensors.values()} == {dg.DefaultSensorStatus.RUNNING}
+    assert {each.default_status for each in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
+
+
+def test_every_asset_that_a_step_makes_has_a_condition_whose_every_part_is_named(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    conditions = {key: graph.get(key).automation_condition for key in graph.materializable_asset_keys}
+    assert [key for key, condition in conditions.items() if condition is None] == []
+
+    def parts(condition: dg.AutomationCondition) -> Iterator[dg.AutomationCondition]:
+        yield condition
+        for child in condition.children:
+            yield from parts(child)
+
+    for key, condition in conditions.items():
+        assert condition is not None
+        assert condition.get_label(), key
+        boolean = ("AND", "OR", "NOT")
+        bare = [
+            part for part in parts(condition) if part.children and part.name not in boolean and not part.get_label()
+        ]
+        assert bare == [], key
 
 
 def test_what_has_days_and_what_models_are_made_by_must_be_fresh(definitions: dg.Definitions) -> None:

@@ -8,9 +8,8 @@ import dagster as dg
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
 from ml_platform.automation.calendar import daily, fresh, looking_back
-from ml_platform.automation.conditions import on_leftovers
+from ml_platform.automation.conditions import on_leftovers, on_new_input
 from ml_platform.core.content import digest
-from ml_platform.core.dataset import DatasetSpec
 from ml_platform.core.durations import format_duration
 from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
 from ml_platform.core.model_spec import Transform
@@ -83,7 +82,7 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
     return features
 
 
-def online_asset(views: Sequence[ViewSpec], dataset: DatasetSpec) -> dg.AssetsDefinition:
+def online_asset(views: Sequence[ViewSpec], dataset: Dataset) -> dg.AssetsDefinition:
     """``online_features``: the newest row of every key in the online store, counted on both sides."""
     key = dg.AssetKey("online_features")
     stored = [view for view in views if view.kind == "batch"]
@@ -102,6 +101,7 @@ def online_asset(views: Sequence[ViewSpec], dataset: DatasetSpec) -> dg.AssetsDe
                 owners=sorted({view.owner for view in stored}),
                 kinds={"feast"},
                 tags={"dataset": dataset.name, "stage": "features"},
+                automation_condition=on_new_input(dataset),
             )
         ],
         check_specs=[

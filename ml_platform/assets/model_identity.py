@@ -11,7 +11,7 @@ import polars as pl
 
 from ml_platform.assets.metadata import Column
 from ml_platform.automation.calendar import daily, fresh
-from ml_platform.automation.conditions import on_leftovers, on_new_candidate
+from ml_platform.automation.conditions import on_leftovers, on_new_input
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.table_spec import ColumnType, polars_schema
@@ -76,7 +76,7 @@ class ModelIdentity:
 
     def follows(self) -> "dg.AutomationCondition[Any]":
         """When an asset is made that follows from a new training set."""
-        return on_new_candidate(self.dataset)
+        return on_new_input(self.dataset)
 
     def catches_up(self, name: str) -> "dg.AutomationCondition[Any]":
         """When a table of the daily chain is requested apart from it."""

@@ -18,8 +18,10 @@ from ml_platform.automation.jobs import under_way
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import ASKED, GUARDS, HARD_GUARDS, TRIGGERS, RetrainVerdict, judge
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
+from ml_platform.stores.model_tables import blocked_inputs
 from ml_platform.stores.planning import Plan, plan
 from ml_platform.stores.retraining import gather
 
@@ -74,45 +76,42 @@ def on_evidence(spec: ModelSpec, dataset: Dataset) -> dg.AutomationCondition[Any
       learn. Requested is enough: a training that fails is not tried again before more labels came in.
     - Any trigger of :func:`~ml_platform.core.retraining.judge` and every guard. A person who asks need not wait for
       new labels or for the cooldown.
-    - Data first: nothing of the data set is out of date, and no run of it is under way, so that the evidence is whole.
+    - Data first: nothing of the data set is out of date, nothing that it would read is blocked, and no run of it is
+      under way, so that the evidence is whole.
     """
-    labels = dg.AssetKey([spec.name, "labels"])
+    labels = dg.AssetSelection.assets([spec.name, "labels"])
     new_content = (
-        dg.AutomationCondition.any_deps_match(
-            dg.AutomationCondition.newly_updated() & dg.AutomationCondition.data_version_changed()
-        )
-        .allow(dg.AssetSelection.assets(labels))
-        .with_label("labels have new content")
+        _new_content()
+        .allow(labels)
         .since_last_handled()
         .with_label("labels came in since it was last requested or made")
     )
     by_itself = _any(
         "evidence calls for training", [_judged(spec, dataset, name) for name in TRIGGERS if name != ASKED]
     ) & _all("nothing holds it back", [_judged(spec, dataset, name) for name in GUARDS])
-    on_word = _judged(spec, dataset, ASKED).newly_true().since_last_handled().with_label(
-        "a person asked since it was last requested or made"
-    ) & _all("nothing forbids it", [_judged(spec, dataset, name) for name in HARD_GUARDS])
-    return (((new_content & by_itself) | on_word) & _up_to_date(dataset) & _quiet(dataset)).with_label(
-        "evidence calls for a new model"
+    asked = _judged(spec, dataset, ASKED)
+    on_word = (
+        asked.newly_true()
+        .with_label("a person begins to ask")
+        .since(dg.AutomationCondition.newly_requested())
+        .with_label("a person asked since it was last requested")
+        & asked
+        & _all("nothing forbids it", [_judged(spec, dataset, name) for name in HARD_GUARDS])
     )
+    whole = _up_to_date(dataset) & _unblocked(spec, dataset) & _quiet(dataset)
+    return (((new_content & by_itself) | on_word) & whole).with_label("evidence calls for a new model")
 
 
-def on_new_candidate(dataset: Dataset) -> dg.AutomationCondition[Any]:
-    """What follows a training set follows it in the same run, or once what it is made from has other content.
+def on_new_input(dataset: Dataset) -> dg.AutomationCondition[Any]:
+    """What is made whole from something else follows it in the same run, or once that has other content.
 
     The latter is what a failed training left, or what was made by hand; it is requested once.
     """
     requested = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested()).with_label(
         "what it is made from is being requested"
     )
-    left = (
-        dg.AutomationCondition.any_deps_match(
-            dg.AutomationCondition.newly_updated() & dg.AutomationCondition.data_version_changed()
-        )
-        .since_last_handled()
-        .with_label("what it is made from has new content since it was last requested or made")
-    )
-    return (requested | (left & _quiet(dataset))).with_label("its model is made anew")
+    left = _new_content().since_last_handled().with_label("that has new content since it was last requested or made")
+    return (requested | (left & _quiet(dataset))).with_label("what it is made from is new")
 
 
 def on_leftovers(dataset: Dataset, table: str) -> dg.AutomationCondition[Any]:
@@ -130,6 +129,7 @@ def on_leftovers(dataset: Dataset, table: str) -> dg.AutomationCondition[Any]:
     )
     return (
         left.newly_true()
+        .with_label("found to be left behind")
         .since(dg.AutomationCondition.newly_requested() | ~left)
         .with_label("left since last requested")
         & left
@@ -145,6 +145,21 @@ def _judged(spec: ModelSpec, dataset: Dataset, part: str) -> Told:
         return verdict is not None and any(each.holds for each in verdict.conditions if each.name == part)
 
     return Told(part, f"{part.capitalize()}, by the retraining policy of {spec.name}.", holds)
+
+
+def _new_content() -> Any:
+    """An input was written, and is not what it was."""
+    written, other = dg.AutomationCondition.newly_updated(), dg.AutomationCondition.data_version_changed()
+    return dg.AutomationCondition.any_deps_match(written & other).with_label("an input has new content")
+
+
+def _unblocked(spec: ModelSpec, dataset: Dataset) -> Told:
+    def holds(_: "dg.AutomationContext[Any]") -> bool:
+        here = settings.load()
+        watermark = dataset.watermark(Landing(here.landing))
+        return watermark is None or not blocked_inputs(Lake.of(here), FeatureClient(here).manifest(), spec, watermark)
+
+    return Told("nothing that it reads is blocked", "A blocked day waits for its file; a training would fail.", holds)
 
 
 def _up_to_date(dataset: Dataset) -> Told:

@@ -19,7 +19,7 @@ def retrain(model: Model, reason: Reason, by: Person = None, as_json: AsJson = F
         write_json(asdict(asked))
         return
     console().print(
-        f"[bold]{model}[/bold]  asked by {asked.person}. The daemons of `ml-platform up` train it within half a minute, "
+        f"[bold]{model}[/bold]  asked by {asked.person}. The daemons of `ml-platform up` train it soon, "
         "within its daily budget; `ml-platform plan` says whether anything holds it back.",
         highlight=False,
         soft_wrap=True,

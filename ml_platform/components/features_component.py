@@ -41,4 +41,4 @@ class FeaturesComponent(dg.Component):
         manifest = FeatureClient(settings.load()).manifest()
         views = {name: manifest.view(name) for name in self.spec.views}
         assets = [view_asset(view, self.spec.views[name], dataset) for name, view in views.items()]
-        return dg.Definitions(assets=[*assets, online_asset(list(views.values()), dataset.spec)])
+        return dg.Definitions(assets=[*assets, online_asset(list(views.values()), dataset)])

@@ -103,10 +103,9 @@ def build_training_set(
     service = manifest.service(spec.service)
     assert_no_outcomes(service.features, spec.denied)
     start = training_start(spec, as_of)
-    reached = _reached(lake, spec, service, manifest, start)
-    blocked = sorted({state.blocked for state in reached if state.blocked})
-    if blocked:
+    if blocked := blocked_inputs(lake, manifest, spec, as_of):
         raise BlockedInputError(f"{spec.name}: the training window reads blocked partitions\n" + "\n".join(blocked))
+    reached = _reached(lake, spec, service, manifest, start)
     identity = digest(
         service.hash,
         spec.windows.model_dump_json(),
@@ -138,6 +137,12 @@ def training_rows(
     if rows.is_empty():
         raise ValueError(f"{spec.name}: no label became known between {start:%Y-%m-%d} and {as_of:%Y-%m-%d}")
     return join_features(features, spec, rows, versions)
+
+
+def blocked_inputs(lake: Lake, manifest: FeatureManifest, spec: ModelSpec, as_of: datetime) -> list[str]:
+    """Why what a training set built at ``as_of`` would read is blocked; empty if nothing is."""
+    reached = _reached(lake, spec, manifest.service(spec.service), manifest, training_start(spec, as_of))
+    return sorted({state.blocked for state in reached if state.blocked})
 
 
 def training_start(spec: ModelSpec, as_of: datetime) -> datetime:

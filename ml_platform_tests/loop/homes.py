@@ -154,7 +154,7 @@ class Home:
         assets = [
             *(table_asset(table, self.dataset) for table in self.dataset.tables),
             *(view_asset(view, self.dataset.views[name], self.dataset) for name, view in views.items()),
-            online_asset(list(views.values()), self.dataset.spec),
+            online_asset(list(views.values()), self.dataset),
             *(asset for spec in self.dataset.models for asset in model_assets(spec, self.dataset, manifest)),
             ledger_spec(self.dataset.models),
         ]
