@@ -110,7 +110,7 @@ def test_a_person_who_asks_waits_for_history_and_budget_alone():
 
 
 def test_data_that_grows_asks_for_a_share_of_it_to_be_new():
-    grown = spec(retrain={**POLICY, "minimum_new_share": 0.25}, drift={"persists": 3})
+    grown = spec(retrain={**POLICY, "minimum_new_share": 0.25}, drift={"persists": 1})
     evidence = replace(QUIET, drift_days=3, training_rows=20_000)
     assert judge(grown, evidence).retrain
     held = judge(grown, replace(evidence, new_labels=4980))
