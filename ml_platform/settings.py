@@ -110,7 +110,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         environ: variables to read instead of the process environment.
 
     Raises:
-        ValueError: a port is no port, or a number of days or seconds none; the message names the variable or file and the
+        ValueError: a port, or a number of days or seconds, is none; the message names the variable or file and the
             value.
     """
     env = os.environ if environ is None else environ

@@ -13,6 +13,9 @@ from ml_platform.stores.declarations import Dataset
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+MAINTENANCE_JOB = "maintenance"
+"""The job that tidies tables: what it compacts is out of date until it has said so."""
+
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -80,7 +83,7 @@ def dataset_jobs(dataset: Dataset) -> "list[UnresolvedAssetJobDefinition]":
 
 
 def under_way(instance: dg.DagsterInstance, dataset: Dataset, *, training_counts: bool = True) -> dg.DagsterRun | None:
-    """A run that is queued, starting or running and makes assets of the data set; None if there is none.
+    """A run that is queued, starting or running and makes assets of the data set, or tidies tables; None if none is.
 
     Args:
         instance: where runs are recorded.
@@ -88,7 +91,7 @@ def under_way(instance: dg.DagsterInstance, dataset: Dataset, *, training_counts
         training_counts: whether runs that only train, evaluate and decide count too.
     """
     training = {*training_keys([model.name for model in dataset.models])}
-    whole = {daily_job_name(dataset.spec), loop_job_name(dataset.spec)}
+    whole = {daily_job_name(dataset.spec), loop_job_name(dataset.spec), MAINTENANCE_JOB}
     trainings = {training_job_name(model.name) for model in dataset.models}
     for run in instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED])):
         selected = run.asset_selection or set()

@@ -9,19 +9,12 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from ml_platform.automation.jobs import MAINTENANCE_JOB, UNFINISHED
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.maintenance import Upkeep, forget_failed_runs, maintain_tables
 from ml_platform.stores.models import ModelStore
 
-JOB = "maintenance"
 _POOL = "maintenance"
-_UNFINISHED = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _FETCHED = 500
 
@@ -58,7 +51,7 @@ def maintenance_job() -> dg.JobDefinition:
         context.add_output_metadata({"runs_forgotten": len(forgotten)})
 
     @dg.job(
-        name=JOB,
+        name=MAINTENANCE_JOB,
         description="Compacts tables and lets go of table versions and runs that no registered model version needs.",
         tags={"ml_platform/reason": "maintenance of every night"},
     )
@@ -74,7 +67,7 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """Once a night, in the first hour in which nothing else runs."""
 
     @dg.schedule(
-        name=JOB,
+        name=MAINTENANCE_JOB,
         job=job,
         cron_schedule="15 1-5 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -91,7 +84,7 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
 
 def runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
     """Runs that have not ended, of any job."""
-    return instance.get_runs(dg.RunsFilter(statuses=list(_UNFINISHED)))
+    return instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
 
 
 def forget_mlflow_runs(

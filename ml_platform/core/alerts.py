@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from ml_platform.core.content import digest
-from ml_platform.core.retraining import Condition
+from ml_platform.core.retraining import DRIFT_PERSISTS, PERFORMANCE_FELL, Condition
 from ml_platform.core.table_spec import QuarantineLimit
 
 SETTLE = timedelta(minutes=1)
@@ -315,7 +315,7 @@ def model_causes(
         return []
     holding = {condition.name: condition for condition in conditions if condition.holds}
     causes = []
-    if fell := holding.get("performance fell"):
+    if fell := holding.get(PERFORMANCE_FELL):
         causes.append(
             Cause(
                 kind=Kind.PERFORMANCE_FELL,
@@ -328,7 +328,7 @@ def model_causes(
                 page=f"assets/{model}/performance_report",
             )
         )
-    drifts = holding.get("drift persists")
+    drifts = holding.get(DRIFT_PERSISTS)
     if drifts and newest_drift is not None:
         first = newest_drift - timedelta(days=int(drifts.value or 1) - 1)
         causes.append(

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ml_platform import cli
+from ml_platform.automation.jobs import MAINTENANCE_JOB
 from ml_platform.automation.maintenance import (
-    JOB,
     forgettable_runs,
     maintenance_job,
     maintenance_schedule,
@@ -122,7 +122,9 @@ def test_it_starts_once_a_night_and_only_when_nothing_else_runs(instance: dg.Dag
 def test_the_job_runs_on_a_home(home: Settings) -> None:
     log(ModelStore(home), "churn")
     with dg.DagsterInstance.get() as instance:
-        job = dg.Definitions(jobs=[maintenance_job()], resources={"platform": Platform()}).resolve_job_def(JOB)
+        job = dg.Definitions(jobs=[maintenance_job()], resources={"platform": Platform()}).resolve_job_def(
+            MAINTENANCE_JOB
+        )
         result = job.execute_in_process(instance=instance)
         assert result.success
         assert {event.step_key for event in result.get_step_success_events()} == {
