@@ -38,7 +38,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Accounts:
-    """Whether every row is accounted for, from the end of what the first champion learned from to the watermark.
+    """Whether every row is accounted for, from the first champion's cut-off (its holdout's beginning) to the watermark.
 
     ``due`` things were to be predicted, ``scored`` of them were by one version at least; ``doubly_scored`` were by one
     version twice. ``quarantined`` rows of the tables that say what is due broke their contract.

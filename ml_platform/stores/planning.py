@@ -5,7 +5,7 @@ Belongs here: comparing declarations, landing folder, lake and ledger. Nothing i
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from ml_platform.core.content import digest_mapping
@@ -123,8 +123,8 @@ def _derivations(
             continue
         predicted = predictions_derivation(lake, features, spec, dataset, champion.version, _unused)
         judged = ledger.judgement_on(spec.name, champion.version) or champion
-        # A version scores what is due after its newest label, which is of the day before its holdout or of that night.
-        first = (judged.decided_at_watermark - spec.windows.holdout - timedelta(days=1)).date().isoformat()
+        # A version scores what is due after its newest label, which became known before its holdout began.
+        first = (judged.decided_at_watermark - spec.windows.holdout).date().isoformat()
         yield predicted, [day for day in days if day >= first]
         reports = (performance_derivation(lake, spec), drift_derivation(lake, spec, champion.version, _unused))
         for derivation in reports:

@@ -68,7 +68,7 @@ def tell(
             for name in names
             for rival, theirs in rivals.items()
         },
-        accounts=_accounts(lake, models, dataset, spec, first, watermark),
+        accounts=_accounts(lake, dataset, spec, first, watermark),
     )
 
 
@@ -108,10 +108,8 @@ def _counted(times: pl.Series) -> dict[str, int]:
     return dict(times.dt.strftime("%Y-%m").value_counts().sort(times.name).iter_rows())
 
 
-def _accounts(
-    lake: Lake, models: ModelStore, dataset: Dataset, spec: ModelSpec, first: LedgerEntry, watermark: datetime
-) -> Accounts:
-    since = models.describe(spec.name, first.version).trained_through
+def _accounts(lake: Lake, dataset: Dataset, spec: ModelSpec, first: LedgerEntry, watermark: datetime) -> Accounts:
+    since = first.decided_at_watermark - spec.windows.holdout
     due = due_rows(lake, dataset, spec, since, watermark)
     made = lake.read(predictions_table(spec), columns=[*spec.keys, "model_version"])
     quarantines = [quarantine_table(dataset.table(name)) for name in spec.entities.inputs]
