@@ -235,14 +235,17 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         newest = _newest_made(found.outcomes, said)
         if newest and found.made[newest].rows_current:
             report = found.made[newest]
-            current = drift_current(platform.lake, spec, champion.version, day_bounds(newest)[1])
-            url = platform.reports.drift(spec.name, newest, spec.drift, report, reference().rows, current)
             image = plots.drift_bars(
                 {column.name: column.strength or 0.0 for column in report.judged},
                 limit=report.limit,
                 title=f"{spec.name} version {champion.version}: drift on {newest}",
             )
-            said[newest] |= {"evidently": dg.MetadataValue.url(url), "columns": picture(image, "drift by column")}
+            said[newest]["columns"] = picture(image, "drift by column")
+            last = platform.reports.last(spec.name, DRIFT, before=newest)
+            if last is None or day_bounds(newest)[0] - day_bounds(last)[0] >= spec.drift.report_every:
+                current = drift_current(platform.lake, spec, champion.version, day_bounds(newest)[1])
+                url = platform.reports.drift(spec.name, newest, spec.drift, report, reference().rows, current)
+                said[newest]["evidently"] = dg.MetadataValue.url(url)
         reports = [
             DayReport(o, _metadata(o, said, found.made), _drift_check(found.made.get(o.day))) for o in found.outcomes
         ]

@@ -73,7 +73,8 @@ class Driver:
         for _ in range(_ROUNDS):
             chain = daily_job_name(self.dataset.spec)
             requested: list[tuple[str | None, dg.RunRequest]] = [(chain, request) for request in self._landing()]
-            requested += [(None, request) for request in self._conditions()]
+            # Conditions wait for data that is out of date: they are asked once it is taken in.
+            requested = requested or [(None, request) for request in self._conditions()]
             if not requested:
                 return runs
             for job, request in requested:

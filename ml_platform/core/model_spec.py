@@ -175,6 +175,9 @@ class DriftPolicy(Spec):
     report_columns: int = Field(
         default=12, ge=1, description="Features that the HTML report draws: those that moved most."
     )
+    report_every: Duration = Field(
+        default=parse_duration("1d"), description="How often the HTML report is drawn; the verdict is of every day."
+    )
 
     @property
     def alarming_days(self) -> int:

@@ -111,6 +111,11 @@ class Reports:
         """Where a page is kept, written or not."""
         return self._settings.reports / model / kind / f"{name}.html"
 
+    def last(self, model: str, kind: str, before: str) -> str | None:
+        """The name of the newest page whose name comes before another; None if there is none."""
+        pages = self.file(model, kind, "any").parent.glob("*.html")
+        return max((page.stem for page in pages if page.stem < before), default=None)
+
     def write_index(self) -> Path:
         """List every page there is in ``index.html``; its path."""
         root = self._settings.reports

@@ -1,5 +1,7 @@
 """The landing sensor on real files: one range run for what is out of date, and nothing when nothing is."""
 
+import os
+import time
 from datetime import date
 from pathlib import Path
 
@@ -92,3 +94,66 @@ def test_a_run_under_way_is_waited_for(home: Path) -> None:
         found = tick(instance)
     assert isinstance(found, dg.SkipReason)
     assert "under way" in str(found.skip_message)
+
+
+def test_a_period_waits_until_every_table_has_delivered_it_or_grace_is_over(home: Path) -> None:
+    settings = load()
+    list(replay(settings.landing, until=date(2013, 1, 3)))
+    late = settings.landing / "weather" / "2013-01-02.csv"
+    withheld = late.read_bytes()
+    late.unlink()
+    with dg.DagsterInstance.ephemeral() as instance:
+        early = requested(tick(instance))
+        assert early.tags["dagster/asset_partition_range_end"] == "2013-01-01", "the second waits for its weather"
+        late.write_bytes(withheld)
+        whole = requested(tick(instance))
+        assert whole.tags["dagster/asset_partition_range_end"] == "2013-01-02"
+        late.unlink()
+        long_ago = time.time() - 7 * 3600
+        for table in ("schedule", "departures", "arrivals"):
+            os.utime(settings.landing / table / "2013-01-02.csv", (long_ago, long_ago))
+        over = requested(tick(instance))
+        assert over.tags["dagster/asset_partition_range_end"] == "2013-01-02", "six hours are declared"
+
+
+def test_nothing_is_requested_while_only_some_tables_have_delivered_and_the_sensor_says_which(home: Path) -> None:
+    settings = load()
+    list(replay(settings.landing, until=date(2013, 1, 2)))
+    for table in ("schedule", "weather"):
+        for file in (settings.landing / table).iterdir():
+            file.unlink()
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = tick(instance)
+    assert isinstance(found, dg.SkipReason)
+    assert "not every table has delivered 2012-12-31 to 2013-01-01 yet" in str(found.skip_message)
+    assert "raw/departures, raw/arrivals wait" in str(found.skip_message)
+
+
+def test_a_file_that_still_grows_is_not_there_yet(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PLATFORM_LANDING_SETTLE_SECONDS", "60")
+    settings = load()
+    list(replay(settings.landing, until=date(2013, 1, 3)))
+    long_ago = time.time() - 61
+    files = [file for file in settings.landing.rglob("*.csv") if file.stem != "2013-01-02"]
+    for file in files:
+        os.utime(file, (long_ago, long_ago))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
+
+
+def test_the_same_day_corrected_again_is_another_state_and_requested_again(home: Path) -> None:
+    """Days and watermark are the same both times: what tells the requests apart is what landed."""
+    settings = load()
+    list(replay(settings.landing, until=date(2013, 1, 3)))
+    (dataset,) = datasets()
+    lake, landing = Lake.of(settings), Landing(settings.landing)
+    file = settings.landing / "arrivals" / "2013-01-01.csv"
+    keys = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for _ in range(3):
+            keys.append(requested(tick(instance)).run_key)
+            assert requested(tick(instance)).run_key == keys[-1]
+            for table in dataset.tables:
+                list(ingest(lake, landing, table, list(landing.periods(table))))
+            file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    assert len(set(keys)) == 3

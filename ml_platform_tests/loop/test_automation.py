@@ -131,6 +131,8 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
 
 
 def test_a_correction_runs_the_days_it_reaches_and_trains_nothing(watched: Home) -> None:
+    patient = EAGER.retrain.model_copy(update={"minimum_new_labels": 1_000_000})
+    watched = watched.with_models(EAGER.model_copy(update={"retrain": patient}))
     with driver(watched) as driven:
         watched.land(until=SEVENTEEN_DAYS, awkward=Awkward(corrections=["2013-01-10"]))
         driven.settle()

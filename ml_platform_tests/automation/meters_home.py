@@ -1,0 +1,78 @@
+"""The meters' project in a folder of its own, and homes in which real servers and daemons run it."""
+
+import json
+import os
+import random
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ml_platform.serving.servers import Servers, servers
+from ml_platform.settings import DEFAULT_PORTS, Settings, load
+from ml_platform.stores.instance import is_free, prepare_dagster_home
+
+METERS = Path(__file__).parents[1] / "second_data_set"
+PATIENCE_SECONDS = 240
+LOCATION = """
+from pathlib import Path
+import dagster as dg
+from ml_platform.definitions import platform_definitions
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return platform_definitions(Path(__file__).parent / "energy_demand")
+"""
+
+# The project is a package of its own, as a user's would be.
+sys.path.insert(0, str(METERS))
+
+
+def project(folder: Path, declared: str = "") -> Path:
+    """A copy of the meters' project, with lines added to its ``dataset.yaml``."""
+    made = Path(shutil.copytree(METERS, folder))
+    with (made / "energy_demand" / "defs" / "meters" / "dataset.yaml").open("a") as file:
+        file.write(declared)
+    (made / "location.py").write_text(LOCATION)
+    return made
+
+
+def environment(home: Path, made: Path, **extra: str) -> dict[str, str]:
+    """What a process needs to work in a home of the project."""
+    return {
+        "ML_PLATFORM_HOME": str(home),
+        "ML_PLATFORM_FEATURE_REPO": str(made / "feature_repo"),
+        "DAGSTER_HOME": str(home / "dagster"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(made), os.environ.get("PYTHONPATH")])),
+        **extra,
+    }
+
+
+def prepared(home: Path, made: Path) -> Settings:
+    """A home whose workspace is the project, on free ports; the environment must be this home's."""
+    home.mkdir()
+    ports = [port for port in random.sample(range(20_000, 32_000), 50) if is_free("127.0.0.1", port)]
+    (home / "ports.json").write_text(json.dumps(dict(zip(DEFAULT_PORTS, ports, strict=False))))
+    settings = prepare_dagster_home(load())
+    location: Mapping[str, str] = {"relative_path": str(made / "location.py"), "location_name": "meters"}
+    (settings.dagster_home / "workspace.yaml").write_text(json.dumps({"load_from": [{"python_file": location}]}))
+    return settings
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Servers]:
+    """What `ml-platform up` serves, while the block runs."""
+    with Servers(settings, servers(settings)) as running:
+        list(running.wait_until_ready(threading.Event()))
+        yield running
+
+
+def wait_for(what: str, seen: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until something is seen."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end, f"{what} did not happen in {seconds:g} s"
+        time.sleep(1)
