@@ -55,7 +55,9 @@ class Told(dg.AutomationCondition[Any]):
         return self.label
 
     def evaluate(self, context: "dg.AutomationContext[Any]") -> "dg.AutomationResult[Any]":
-        """Ask, for the asset under evaluation."""
+        """Ask, for the asset under evaluation; not if what comes before it in the tree already says no."""
+        if context.candidate_subset.is_empty:
+            return dg.AutomationResult(context, context.candidate_subset)
         answer = self.holds(context)
         if isinstance(answer, bool):
             return dg.AutomationResult(context, context.candidate_subset if answer else context.get_empty_subset())

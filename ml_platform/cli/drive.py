@@ -133,6 +133,9 @@ class Driver:
             raise_on_error=False,
         )
         self.run_ids.append(result.run_id)
+        if any(_interrupted(event) for event in result.all_events):
+            # Dagster ends the run and goes on; whoever stopped the run meant the replay.
+            raise KeyboardInterrupt
         self._say(result, time.monotonic() - started)
 
     def _say(self, result: dg.ExecuteInProcessResult, seconds: float) -> None:
@@ -145,6 +148,11 @@ class Driver:
         if trigger:
             made = sorted({key.path[0] for key in (run.asset_selection if run else None) or ()})
             self.said.print(f"  trained {', '.join(made)} ({trigger}) in {seconds:.0f} s", highlight=False)
+
+
+def _interrupted(event: dg.DagsterEvent) -> bool:
+    failed = event.step_failure_data.error if event.is_step_failure else None
+    return failed is not None and "DagsterExecutionInterruptedError" in failed.to_string()
 
 
 @contextmanager
@@ -180,9 +188,9 @@ def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **as
     with Progress(*columns, console=Console(stderr=True)) as progress, driving(dataset, progress.console) as driver:
         task = progress.add_task("landing", total=len(batches))
         for (period, batch), following in zip_longest(batches, [name for name, _ in batches[1:]]):
-            list(source.deliver(here.landing, batch))
+            news = any(file.written for file in source.deliver(here.landing, batch))
             progress.update(task, advance=1, description=period)
-            if begun or following is None or following >= history:
+            if following is None or (begun and news) or (not begun and following >= history):
                 runs += driver.settle()
     told = tell_story(here, dataset, story)
     minutes = (time.monotonic() - started) / 60
