@@ -33,7 +33,8 @@ class Measured:
 class Benchmark:
     """A command, and the command it is measured against or the seconds and memory it may take.
 
-    With ``fresh_home`` every process starts without any state but the landed quarter.
+    With ``fresh_home`` every process starts without any state but the landed quarter; others share the home of the name
+    ``home``. A command that ``prints_seconds`` says itself what counts, as its last line.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Benchmark:
     gigabytes: float = 4.0
     rounds: int = 5
     fresh_home: bool = False
+    home: str = "home"
+    prints_seconds: bool = False
 
 
 def benchmarks() -> list[Benchmark]:
@@ -50,7 +53,9 @@ def benchmarks() -> list[Benchmark]:
     python = [sys.executable, "-W", "ignore"]
     # Until it is loaded: a code server does not end there, so neither side's shutdown counts.
     load = "import os; from ml_platform.definitions import defs; defs().get_repository_def(); os._exit(0)"
-    run = [*python, "-c", "from ml_platform.cli import main; main()", "run"]
+    command = [*python, "-c", "from ml_platform.cli import main; main()"]
+    run, automation = [*command, "run"], [*python, "-m", "ml_platform_tests.automation_bench"]
+    year = {"home": "year", "rounds": 1}
     return [
         Benchmark(
             name="load the code location / an empty Dagster project, as scaffolded",
@@ -66,21 +71,50 @@ def benchmarks() -> list[Benchmark]:
         ),
         Benchmark(name="make run on a fresh home (seconds)", subject=run, bound=240, rounds=1),
         Benchmark(name="make run with nothing new (seconds)", subject=run, bound=30, rounds=3),
+        Benchmark(
+            name="a day's files landed to its run started, 95th percentile of 20 (seconds)",
+            subject=[*automation, "latency"],
+            bound=10,
+            rounds=1,
+            home="watched",
+            prints_seconds=True,
+        ),
+        Benchmark(
+            name="the year, driven (seconds)",
+            subject=[*command, "replay", "--until", "2014-01-02", "--drive"],
+            bound=2700,
+            gigabytes=6.0,
+            **year,
+        ),
+        Benchmark(
+            name="an evaluation of every condition after the year (seconds)",
+            subject=[*automation, "evaluation"],
+            bound=1,
+            prints_seconds=True,
+            **year,
+        ),
     ]
 
 
-def measure(command: Sequence[str], home: Path, landing: Path | None = None) -> Measured:
+def measure(
+    command: Sequence[str], home: Path, landing: Path | None = None, *, prints_seconds: bool = False
+) -> Measured:
     """A fresh process with a platform home, and a landing folder of its own if one is given."""
     extra = {} if landing is None else {"ML_PLATFORM_LANDING": str(landing)}
     env = {**os.environ, "ML_PLATFORM_HOME": str(home), **extra}
     started = time.perf_counter()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
+        printed = process.stdout.read().splitlines()
+        errors.seek(0)
+        said = errors.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     if status:
         raise RuntimeError(f"{' '.join(command)} failed:\n{said[-2000:]}")
+    if prints_seconds:
+        seconds = float(printed[-1])
     return Measured(seconds, usage.ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6))
 
 
@@ -97,7 +131,7 @@ def rounds_of(bench: Benchmark, folder: Path, landing: Path) -> tuple[list[Measu
             else:
                 if not number and bench.reference:
                     measure(command, folder / "home")  # caches of bytecode and of manifests are not what is measured
-                found.append(measure(command, folder / "home"))
+                found.append(measure(command, folder / bench.home, prints_seconds=bench.prints_seconds))
     return subject, reference
 
 

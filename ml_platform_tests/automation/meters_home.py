@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from ml_platform.serving.servers import Servers, servers
@@ -27,8 +28,9 @@ def defs() -> dg.Definitions:
     return platform_definitions(Path(__file__).parent / "energy_demand")
 """
 
-# The project is a package of its own, as a user's would be.
+# The project is a package of its own, as a user's would be; what delivers its files lies beside it.
 sys.path.insert(0, str(METERS))
+deliveries = import_module("deliveries")
 
 
 def project(folder: Path, declared: str = "") -> Path:

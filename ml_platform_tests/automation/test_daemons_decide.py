@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import deliveries
 import polars as pl
 import pytest
 from dagster._core.scheduler.instigation import InstigatorType
@@ -22,7 +21,7 @@ from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.model_tables import training_times
 from ml_platform.stores.planning import plan
 from ml_platform_tests.automation import meters_home
-from ml_platform_tests.automation.meters_home import wait_for
+from ml_platform_tests.automation.meters_home import deliveries, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

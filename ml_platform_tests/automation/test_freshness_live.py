@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import dagster as dg
-import deliveries
 import pytest
 from dagster._core.definitions.freshness import FreshnessState
 
@@ -16,7 +15,7 @@ from ml_platform.settings import Settings
 from ml_platform.stores.alerts import Alerts
 from ml_platform.stores.lake import Lake
 from ml_platform_tests.automation import meters_home
-from ml_platform_tests.automation.meters_home import wait_for
+from ml_platform_tests.automation.meters_home import deliveries, wait_for
 from ml_platform_tests.receivers import Webhook, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
