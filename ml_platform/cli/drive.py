@@ -188,7 +188,8 @@ def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **as
     with Progress(*columns, console=Console(stderr=True)) as progress, driving(dataset, progress.console) as driver:
         task = progress.add_task("landing", total=len(batches))
         for (period, batch), following in zip_longest(batches, [name for name, _ in batches[1:]]):
-            news = any([file.written for file in source.deliver(here.landing, batch)])
+            delivered = list(source.deliver(here.landing, batch))
+            news = any(file.written for file in delivered)
             progress.update(task, advance=1, description=period)
             if following is None or (begun and news) or (not begun and following >= history):
                 runs += driver.settle()
