@@ -43,9 +43,15 @@ def test_a_plan_says_what_is_due_and_why_and_runs_nothing(run: Run, finished: Se
     other = planned["models"]["delay_minutes"]
     assert other["retrain"] is False
     assert other["reason"] == (
-        "No version predicts yet. But 0 labels have come in since the last training; 1,000 are asked for."
+        "No version predicts yet. But 0 labels have come in since the last training; 1,000 are asked for. "
+        "0 rows over 0 days would train; 5,000 over more than the 21 days of the folds are asked for."
     )
-    assert [part["name"] for part in other["conditions"] if part["holds"]] == ["no champion", "cooled down"]
+    assert [part["name"] for part in other["conditions"] if part["holds"]] == [
+        "no champion",
+        "enough of it is new",
+        "cooled down",
+        "within budget",
+    ]
     text = run("plan")
     assert text.exit_code == 0
     assert "not due for training" in text.stdout
@@ -62,6 +68,7 @@ def test_an_empty_home_has_nothing_to_plan(command: Run, tmp_path: object, monke
 def test_a_stale_champion_is_due_once_labels_have_come_in(finished: Settings) -> None:
     lake = Lake.of(finished)
     later = datetime(2013, 3, 1, tzinfo=UTC)
-    found = judge(SPEC, gather(lake, SPEC, later))
-    assert found.retrain
+    few = SPEC.model_copy(update={"windows": SPEC.windows.model_copy(update={"minimum_rows": 1000})})
+    found = judge(few, gather(lake, few, later))
+    assert found.retrain, found.reason
     assert "The champion is 56 days old; 30 call for training." in found.reason

@@ -1,0 +1,41 @@
+"""One request waits for each model, until a run takes it up."""
+
+from pathlib import Path
+
+import pytest
+
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.training_requests import TrainingRequests
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> TrainingRequests:
+    return TrainingRequests(Lake(str(tmp_path)))
+
+
+def test_what_is_asked_waits_until_a_run_takes_it(requests: TrainingRequests) -> None:
+    assert requests.waiting("late") is None
+    requests.ask("late", "ann", "new sensors")
+    waiting = requests.waiting("late")
+    assert str(waiting) == "ann: new sensors"
+    assert requests.waiting("other") is None
+    assert requests.take("late", "run 1") == waiting
+    assert requests.waiting("late") is None
+    assert requests.take("late", "run 2") is None
+
+
+def test_a_second_request_is_refused_while_the_first_waits_and_welcome_after_it(requests: TrainingRequests) -> None:
+    requests.ask("late", "ann", "new sensors")
+    with pytest.raises(ValueError, match="late: a request waits already, asked by ann: new sensors"):
+        requests.ask("late", "bob", "me too")
+    requests.take("late", "run 1")
+    requests.ask("late", "bob", "once more")
+    assert str(requests.waiting("late")) == "bob: once more"
+
+
+@pytest.mark.parametrize(("person", "reason", "missing"), [("", "x", "person"), ("ann", " ", "reason")])
+def test_a_request_needs_a_person_and_a_reason(
+    requests: TrainingRequests, person: str, reason: str, missing: str
+) -> None:
+    with pytest.raises(ValueError, match=f"with a person and a reason: {missing} missing"):
+        requests.ask("late", person, reason)
