@@ -48,6 +48,7 @@ def home(three_weeks: Home, served: list[Tenure], tmp_path_factory: pytest.TempP
                 SPEC.name,
                 tenure.model,
                 PROVENANCE,
+                spec=SPEC,
                 example=copy.rows("flight_delay/training_set").head(3),
                 metrics={},
             )
