@@ -9,7 +9,7 @@ DEV := $(VENV)/dev.stamp
 RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-slow bench check check-format check-lint check-types check-imports check-definitions \
+.PHONY: help run up test test-slow bench study check check-format check-lint check-types check-imports check-definitions \
 	format lock clean
 
 help: ## Say what can be made
@@ -29,6 +29,9 @@ test-slow: $(DEV) ## The tests that drive daemons for days of landing, kill proc
 
 bench: $(DEV) ## Measure the platform beside its references
 	$(BIN)/python -m ml_platform_tests.bench
+
+study: $(DEV) ## Compare habits of retraining on the year (docs/retraining.md); takes an hour or so, and goes on where it was stopped
+	$(BIN)/python -W ignore -m ml_platform_tests.retraining_study .ml_platform/study
 
 check: check-format check-lint check-types check-imports check-definitions ## What pre-commit runs
 

@@ -308,6 +308,30 @@ def drift_curve(points: pl.DataFrame, *, title: str) -> bytes:
     return _png(title, draw)
 
 
+def habits(found: pl.DataFrame, *, metric: str, unit: str, title: str) -> bytes:
+    """What each habit of retraining was worth against how often it trained again.
+
+    Args:
+        found: ``habit``, ``retrainings`` (their mean), ``value``, ``low`` and ``high``.
+        metric: what ``value`` is.
+        unit: its unit.
+        title: the picture's title.
+    """
+
+    def draw(axes: "Axes") -> None:
+        for row, colour in zip(found.iter_rows(named=True), _colours(found.height), strict=True):
+            figure = Figure(value=row["value"], low=row["low"], high=row["high"])
+            _error_bars(axes, [row["retrainings"]], [figure], colour, f"{row['habit']} ({row['retrainings']:g})")
+        # As many again matter less: the root keeps few and many on one picture.
+        axes.set_xscale("function", functions=(np.sqrt, np.square))
+        often = sorted(set(found["retrainings"].to_list()))
+        axes.set_xticks(often, [f"{count:g}" for count in often])
+        axes.set(xlabel="retrainings after the first training", ylabel=f"{metric} ({unit})")
+        axes.legend()
+
+    return _png(title, draw)
+
+
 def report_plots(report: EvaluationReport) -> dict[str, bytes]:
     """Every picture that a report has, by name."""
     drawn: dict[str, Callable[[EvaluationReport], bytes]] = {"calibration": calibration}

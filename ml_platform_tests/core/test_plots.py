@@ -121,3 +121,16 @@ def test_drawing_leaves_no_open_figure_behind(report):
 
     plots.calibration(report)
     assert pyplot.get_fignums() == []
+
+
+def test_habits_of_retraining_are_points_also_where_nothing_was_retrained() -> None:
+    found = pl.DataFrame(
+        {
+            "habit": ["never", "monthly"],
+            "retrainings": [0.0, 8.0],
+            "value": [0.46, 0.44],
+            "low": [0.45, 0.43],
+            "high": [0.47, 0.45],
+        }
+    )
+    assert_picture(plots.habits(found, metric="log loss", unit="nats", title="parcels: habits of retraining"))
