@@ -193,16 +193,21 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
 
 
 def _say_why(context: dg.AssetExecutionContext, verdict: RetrainVerdict) -> None:
-    """Leave trigger and evidence with the run, which may have begun for another reason than the policy's."""
+    """Leave trigger and evidence with the run, unless it brought its own: it may have begun for another reason."""
     context.log.info("%s", verdict.reason)
     by_policy = verdict.retrain or context.run.tags.get(AUTOMATION_CONDITION_TAG) == "true"
     tags = {
         TRIGGER_TAG: ", ".join(verdict.triggers) if by_policy and verdict.triggers else "by hand",
-        EVIDENCE_TAG: json.dumps({each.name: each.value for each in verdict.conditions}),
+        EVIDENCE_TAG: json.dumps([{name: getattr(each, name) for name in _KEPT} for each in verdict.conditions]),
     }
+    added = {name: value for name, value in tags.items() if name not in context.run.tags}
     if by_policy:
-        tags[REASON_TAG] = verdict.reason
-    context.instance.add_run_tags(context.run_id, tags)
+        added[REASON_TAG] = verdict.reason
+    context.instance.add_run_tags(context.run_id, added)
+
+
+_KEPT = ("name", "role", "holds", "value", "bound")
+"""Of each part of a verdict; its explanation is in the reason or follows from these."""
 
 
 def _training_metadata(built: TrainingSet) -> dict[str, Any]:

@@ -102,7 +102,14 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
         land(watched, driven, SEVENTEEN_DAYS + DAY)
         (first,) = trainings(driven)
         assert first.tags["ml_platform/trigger"] == "no champion"
-        assert json.loads(first.tags["ml_platform/evidence"])["no champion"] == 1
+        evidence = {part["name"]: part for part in json.loads(first.tags["ml_platform/evidence"])}
+        assert evidence["no champion"] == {
+            "name": "no champion",
+            "role": "trigger",
+            "holds": True,
+            "value": 1,
+            "bound": None,
+        }
         assert "No version predicts yet." in first.tags["ml_platform/reason"]
         assert watched.ledger.latest(MODEL.name).promoted, watched.ledger.latest(MODEL.name).reason
         made = {key.path[-1] for key in first.asset_selection or ()}
