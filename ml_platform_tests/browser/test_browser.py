@@ -98,7 +98,8 @@ def test_a_table_shows_its_columns_with_units_sample_rows_and_a_query(reader: Re
 
 
 def test_the_lineage_leads_from_raw_tables_to_reports(reader: Reader) -> None:
-    reader.click(reader.page.get_by_role("link", name="Lineage"))
+    # By its address: the icon of Jobs is called column_lineage.
+    reader.click(reader.page.locator("a[href$='/asset-groups']"))
     for group in ("raw", "features", "delay_minutes"):
         reader.page.get_by_text(group, exact=True).last.wait_for()
     reader.click(reader.page.get_by_text(MODEL, exact=True).last)
