@@ -25,6 +25,7 @@ from ml_platform.automation import sensor
 from ml_platform.automation.jobs import daily_job_name
 from ml_platform.automation.landing import landing_sensor_name
 from ml_platform.automation.runs import TRIGGER_TAG, range_tags
+from ml_platform.automation.workers import end_abandoned
 from ml_platform.cli import declared
 from ml_platform.cli.console import console
 from ml_platform.cli.execution import cause, hush, quietly
@@ -39,13 +40,20 @@ from ml_platform.stores.models import ModelStore
 from ml_platform.stores.story import tell
 
 PLATFORM = "ml-platform"
+_DRIVEN = "ml_platform/drive"
+"""The tag of runs that a driver makes, and where its conditions' cursor is kept."""
+
 _ROUNDS = 20
 """Ticks after one period: each run may call for another, but not for ever."""
 
 
 @dataclass
 class Driver:
-    """Evaluates sensor and conditions in turn and runs what they request, until both are content."""
+    """Evaluates sensor and conditions in turn and runs what they request, until both are content.
+
+    A driver that is killed loses nothing: the next one makes the run again that was killed with it, and its conditions
+    go on from the last evaluation of which every request was run.
+    """
 
     definitions: dg.Definitions
     dataset: Dataset
@@ -53,7 +61,6 @@ class Driver:
     said: Console
     failures: list[str] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
-    _cursor: str | None = None
 
     @cached_property
     def _definitions(self) -> dg.Definitions:
@@ -70,16 +77,26 @@ class Driver:
             RuntimeError: it does not come to rest.
         """
         runs = 0
-        for _ in range(_ROUNDS):
-            chain = daily_job_name(self.dataset.spec)
-            requested: list[tuple[str | None, dg.RunRequest]] = [(chain, request) for request in self._landing()]
-            # Conditions wait for data that is out of date: they are asked once it is taken in.
-            requested = requested or [(None, request) for request in self._conditions()]
-            if not requested:
-                return runs
-            for job, request in requested:
-                self._run(job, request)
+        for killed in end_abandoned(self.instance):
+            # The daemons see to theirs, people to what they started.
+            if _DRIVEN in killed.tags:
+                self._run_again(killed)
                 runs += 1
+        for _ in range(_ROUNDS):
+            landed = list(self._landing())
+            for request in landed:
+                self._run(daily_job_name(self.dataset.spec), request)
+            runs += len(landed)
+            if landed:
+                # Conditions wait for data that is out of date: they are asked once it is taken in.
+                continue
+            called_for, cursor = self._conditions()
+            for request in called_for:
+                self._run(None, request)
+            runs += len(called_for)
+            self.instance.daemon_cursor_storage.set_cursor_values({_DRIVEN: cursor})
+            if not called_for:
+                return runs
         raise RuntimeError(f"automation requests runs without end: {_ROUNDS} rounds after one period")
 
     def _landing(self) -> Iterator[dg.RunRequest]:
@@ -92,20 +109,27 @@ class Driver:
             if not known:
                 yield request
 
-    def _conditions(self) -> Sequence[dg.RunRequest]:
+    def _conditions(self) -> tuple[Sequence[dg.RunRequest], str]:
+        """What the conditions request, and where they go on."""
         conditions = self._repository.get_sensor_def(sensor.NAME)
+        before = self.instance.daemon_cursor_storage.get_cursor_values({_DRIVEN}).get(_DRIVEN)
         with (
-            dg.build_sensor_context(self.instance, repository_def=self._repository, cursor=self._cursor) as context,
+            dg.build_sensor_context(self.instance, repository_def=self._repository, cursor=before) as context,
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
             found = conditions.evaluate_tick(context)
-        self._cursor = found.cursor
-        return found.run_requests or ()
+        return found.run_requests or (), str(found.cursor)
+
+    def _run_again(self, killed: dg.DagsterRun) -> None:
+        tags = {name: value for name, value in killed.tags.items() if not name.startswith(".dagster")}
+        selection = sorted(killed.asset_selection) if killed.asset_selection else None
+        job = None if killed.job_name.startswith("__") else killed.job_name
+        self._run(job, dg.RunRequest(tags=tags, asset_selection=selection))
 
     def _run(self, job_name: str | None, request: dg.RunRequest) -> None:
         """Run it in this process: a job's request, or (no name) one of conditions on some assets and days."""
-        tags = dict(request.tags)
+        tags = {**request.tags, _DRIVEN: "true"}
         if request.run_key:
             tags["dagster/run_key"] = request.run_key
         selection, days = request.asset_selection, None
@@ -157,7 +181,7 @@ def _interrupted(event: dg.DagsterEvent) -> bool:
 
 @contextmanager
 def driving(dataset: Dataset, said: Console) -> Iterator[Driver]:
-    """A driver on the home's instance, which has looked once: what came before is not news to its conditions."""
+    """A driver on the home's instance, which has looked once; what came before the first driver is no news to it."""
     hush()
     with dg.DagsterInstance.get() as instance:
         driver = Driver(defs(), dataset, instance, said)

@@ -55,7 +55,7 @@ def environment(home: Path, made: Path, **extra: str) -> dict[str, str]:
 
 def prepared(home: Path, made: Path) -> Settings:
     """A home whose workspace is the project, on free ports; the environment must be this home's."""
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     ports = [port for port in random.sample(range(20_000, 32_000), 50) if is_free("127.0.0.1", port)]
     (home / "ports.json").write_text(json.dumps(dict(zip(DEFAULT_PORTS, ports, strict=False))))
     settings = prepare_dagster_home(load())
