@@ -58,11 +58,12 @@ from ml_platform.definitions import platform_definitions
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.settings import Settings, load, prepare_environment
+from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset, load_dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import days_between, derive, derive_whole
 from ml_platform.stores.ingest import ingest
-from ml_platform.stores.lake import WHOLE, Lake
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import LandedFile, Landing
 from ml_platform.stores.ledger import ManualDecision
 from ml_platform.stores.model_tables import (

@@ -14,8 +14,9 @@ from ml_platform.core.model_spec import DriftPolicy
 from ml_platform.core.table_spec import quarantine_schema
 from ml_platform.definitions import defs as load_definitions
 from ml_platform.stores import ledger
+from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.lake import CATALOG, Lake
+from ml_platform.stores.lake import Lake
 
 MODELS = ("delay_minutes", "flight_delay")
 STAGES = (

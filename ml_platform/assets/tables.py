@@ -15,10 +15,10 @@ from ml_platform.automation.conditions import on_leftovers
 from ml_platform.core import plots
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.resources.platform import Platform
+from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.incremental import Outcome, Status
 from ml_platform.stores.ingest import ingest, raw_table
-from ml_platform.stores.lake import WHOLE
 
 CONTRACT = "contract"
 

@@ -42,9 +42,10 @@ from ml_platform.settings import Settings
 from ml_platform.stores import ledger
 from ml_platform.stores.alert_sinks import sinks
 from ml_platform.stores.alerts import TABLE, Alerts
+from ml_platform.stores.catalog import CATALOG, WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.ingest import raw_table
-from ml_platform.stores.lake import CATALOG, WHOLE, Lake
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.manual_decisions import NotAllowedError
 from ml_platform.stores.monitoring import REPORTED_DAY, drift_table

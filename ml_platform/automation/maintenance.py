@@ -22,7 +22,7 @@ _FETCHED = 500
 def maintenance_job() -> dg.JobDefinition:
     """Compacts tables and lets go of versions and runs that no registered model version needs."""
 
-    @dg.op(name="maintain_tables", pool=_POOL, description="Compaction, log checkpoints, and removal of old versions.")
+    @dg.op(name="maintain_tables", pool=_POOL, description="Compaction, and removal of old versions.")
     def tables(context: dg.OpExecutionContext, platform: Platform) -> None:
         kept = platform.settings.keep_versions
         done = list(maintain_tables(platform.lake, platform.models, older_than=kept))

@@ -271,8 +271,8 @@ def quality_over_time(days: pl.DataFrame, *, title: str) -> bytes:
 
 
 def drift_bars(strengths: Mapping[str, float], *, limit: float, title: str) -> bytes:
-    """Strength of effect by column, largest first, beside the limit."""
-    shown = sorted(strengths.items(), key=lambda item: item[1])[-_SHOWN_GROUPS:]
+    """Strength of effect of the columns that moved most, largest first, beside the limit."""
+    shown = sorted(strengths.items(), key=lambda item: item[1])[-_SHOWN_FEATURES:]
 
     def draw(axes: "Axes") -> None:
         colours = [RED if value > limit else BLUE for _, value in shown]

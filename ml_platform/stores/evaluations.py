@@ -7,7 +7,8 @@ import polars as pl
 
 from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.model_spec import ModelSpec
-from ml_platform.stores.lake import Lake, PartitionState
+from ml_platform.stores.catalog import PartitionState
+from ml_platform.stores.lake import Lake
 
 EVALUATION_COLUMNS: Mapping[str, tuple[str, str]] = {
     "model_version": ("integer", "Registered version that was evaluated."),

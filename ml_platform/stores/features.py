@@ -44,6 +44,7 @@ class FeatureClient:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._opened: tuple[str, FeatureStore] | None = None
 
     def manifest(self) -> FeatureManifest:
         """Views and services; read anew when a file of the repository or Feast's version changed.
@@ -126,7 +127,7 @@ class FeatureClient:
         newest = self._newest(spec, str(spec.table), as_of)
         if newest.is_empty():
             return Pushed(0, 0)
-        store = self._store({})
+        store = self._newest_store()
         with _quiet():
             store.write_to_online_store(view, newest.to_pandas(), transform_on_write=False)
         return Pushed(newest.height, self._found_online(store, spec, newest))
@@ -155,7 +156,7 @@ class FeatureClient:
         frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(list(rows))
         if missing := sorted(set(spec.entity_columns) - set(frame.columns)):
             raise ValueError(f"service {service!r} needs the columns {missing}; given are {frame.columns}")
-        store = self._store({})
+        store = self._newest_store()
         # Feast fails on a null key. Any stand-in will do: what it finds is nulled below.
         asked = frame.select(
             *(pl.col(key).fill_null("" if frame.schema[key] in (pl.String, pl.Null) else 0) for key in spec.join_keys),
@@ -209,7 +210,7 @@ class FeatureClient:
         keys = [key.name for key in spec.join_keys]
         if missing := sorted(set(keys) - set(rows.columns)):
             raise ValueError(f"view {view!r} needs the columns {missing}; given are {rows.columns}")
-        store = self._store({})
+        store = self._newest_store()
         with _quiet():
             answer = store.get_online_features(
                 features=[f"{view}:{feature.name}" for feature in spec.features],
@@ -275,6 +276,13 @@ class FeatureClient:
         )
         if process.returncode:
             raise FeatureRepoError(f"{self._settings.feature_repo}: {process.stderr.strip() or process.stdout.strip()}")
+
+    def _newest_store(self) -> "FeatureStore":
+        """Feast on the definitions as they stand and the newest tables; opening it takes longer than most questions."""
+        current = self._fingerprint()
+        if self._opened is None or self._opened[0] != current:
+            self._opened = current, self._store({})
+        return self._opened[1]
 
     def _store(self, versions: Mapping[str, int]) -> "FeatureStore":
         """Feast on the definitions as they stand, applied first if they changed since."""

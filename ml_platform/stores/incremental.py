@@ -16,7 +16,8 @@ from enum import StrEnum
 import polars as pl
 
 from ml_platform.core.content import digest
-from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+from ml_platform.stores.catalog import WHOLE, PartitionState
+from ml_platform.stores.lake import Lake
 
 _CHUNK_DAYS = 120
 """Days computed at a time: bounds memory on long backfills."""

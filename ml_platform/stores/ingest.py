@@ -13,8 +13,9 @@ from ml_platform.core.content import digest
 from ml_platform.core.contracts import Delivery, FileRefused, Validated, accept
 from ml_platform.core.quality import consistent_share
 from ml_platform.core.table_spec import TableSpec
+from ml_platform.stores.catalog import WHOLE, PartitionState
 from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status, day_bounds
-from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import LandedFile, Landing
 
 

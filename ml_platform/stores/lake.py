@@ -9,20 +9,19 @@ counts only while it names exactly the files the partition has now; after a cras
 commits the partition therefore has no record and is computed anew.
 """
 
-import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
-from ml_platform.core.content import content_hash, digest, sort_rows
+from ml_platform.core.content import content_hash, sort_rows
 from ml_platform.settings import Settings
+from ml_platform.stores.catalog import CATALOG, WHOLE, PartitionState, catalog_of
 from ml_platform.stores.delta_log import open_table
 
 if TYPE_CHECKING:
@@ -31,31 +30,15 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pyarrow.fs import FileInfo
 
-CATALOG = "catalog/partitions"
-WHOLE = "all"
-"""Partition name of a table that has no partitions."""
-
-_CATALOG_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "table_name": pl.String,
-    "partition": pl.String,
-    "delta_version": pl.Int64,
-    "rows": pl.Int64,
-    "content_hash": pl.String,
-    "inputs_hash": pl.String,
-    "inputs": pl.String,
-    "facts": pl.String,
-    "files_hash": pl.String,
-    "blocked": pl.String,
-    "recorded_at": pl.Datetime("us", "UTC"),
-}
 _TABLE_CONFIGURATION = {
     # Models pin the versions they read: history stays until a retention job decides otherwise.
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
+    # Whoever opens a table reads the commits since the last checkpoint one by one.
+    "delta.checkpointInterval": "20",
 }
 _COMMIT_ATTEMPTS = 8
 _LOG = "_delta_log"
-_COMMITS_A_CHECKPOINT = 20
 _RENEWABLE_VERSIONS = 20
 """How many versions back a record may belong whose files were replaced: those of a night."""
 
@@ -66,27 +49,6 @@ class UnknownTableError(LookupError):
 
 class RefusedQueryError(ValueError):
     """A statement that is not a read was given to :meth:`Lake.query`."""
-
-
-@dataclass(frozen=True)
-class PartitionState:
-    """What is known of one partition as it stands now.
-
-    ``facts`` are small numbers that the writer wants to keep with it (rows quarantined, say).
-    ``blocked`` is why what was delivered for it was refused; its rows are those of before, if any.
-    ``changed`` tells, on the answer to a write, whether the content became another.
-    """
-
-    table: str
-    partition: str
-    rows: int
-    content_hash: str
-    inputs_hash: str
-    delta_version: int
-    inputs: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, float] = field(default_factory=dict)
-    blocked: str = ""
-    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +66,7 @@ class Lake:
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
         self._uri = uri.rstrip("/")
         self._options = dict(storage_options or {})
-        self._known: dict[str, tuple[tuple[int, int], dict[str, PartitionState]]] = {}
+        self._catalog = catalog_of(self._uri, self._options)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -119,9 +81,7 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the table has ever been written."""
-        from deltalake import DeltaTable
-
-        return bool(DeltaTable.is_deltatable(self.uri(table), self._options))
+        return open_table(self.uri(table), self._options).exists()
 
     def version(self, table: str) -> int:
         """The newest Delta version.
@@ -137,7 +97,7 @@ class Lake:
 
     def tables(self) -> list[str]:
         """Every table that was written, by name, without the catalog."""
-        return sorted(self._records()["table_name"].unique())
+        return self._catalog.tables()
 
     def scan(
         self, table: str, *, start: date | None = None, end: date | None = None, version: int | None = None
@@ -147,7 +107,7 @@ class Lake:
         Raises:
             UnknownTableError: there is no such table.
         """
-        frame = pl.scan_delta(self._open(table, version))
+        frame = pl.scan_delta(self._still(table, version))
         if start is not None:
             frame = frame.filter(pl.col("day") >= start)
         if end is not None:
@@ -176,16 +136,13 @@ class Lake:
             UnknownTableError: the table has no such version.
         """
         if version is not None:
-            return _recorded(self._records(table), _files_by_partition(self._open(table, version)))
-        seen = self.version(table) if self.exists(table) else -1, self.generation()
-        if self._known.get(table, (None,))[0] != seen:
-            files = _files_by_partition(self._newest(table)) if seen[0] >= 0 else {}
-            self._known[table] = seen, _recorded(self._records(table), files)
-        return dict(self._known[table][1])
+            return self._catalog.holding(table, _files_by_partition(self._open(table, version)))
+        newest = self.version(table) if self.exists(table) else -1
+        return self._catalog.standing(table, newest, lambda: self._files(table))
 
     def history(self, table: str) -> list[PartitionState]:
         """Every state that was ever recorded of a table's partitions, oldest first."""
-        return [_state(row) for row in self._records(table).sort("recorded_at").iter_rows(named=True)]
+        return self._catalog.history(table)
 
     def lost_files(self, table: str, version: int) -> list[str]:
         """The files of a version that are gone, or not of the size that its log says; none if it can be read.
@@ -397,31 +354,21 @@ class Lake:
 
         delta = self._open(table)
         files = _files_by_partition(delta)
-        records = self._records(table)
-        valid = _recorded(records, files)
+        valid = self._catalog.holding(table, files)
         # What only grows has a record of its creation alone, which speaks of no content.
-        written = set(records.filter(pl.col("content_hash") != "")["partition"])
+        written = {state.partition for state in self._catalog.history(table) if state.content_hash}
         lost = sorted((written & set(files)) - set(valid))
         renewed: dict[str, PartitionState] = {}
         for version in range(delta.version() - 1, max(-1, delta.version() - 1 - _RENEWABLE_VERSIONS), -1):
             if len(renewed) == len(lost):
                 break
             with suppress(UnknownTableError, DeltaError):
-                then = _recorded(records, _files_by_partition(self._open(table, version)))
+                then = self._catalog.holding(table, _files_by_partition(self._open(table, version)))
                 for name in lost:
                     if name in then and name not in renewed and self._equal(table, name, version, delta.version()):
                         renewed[name] = then[name]
         self._append_records(list(renewed.values()), files)
         return sorted(renewed)
-
-    def checkpoint(self, table: str) -> bool:
-        """Sum up the log if many commits came since it was last summed up; whether it was done."""
-        names = [PurePosixPath(info.path).name for info in self._listed(table, _LOG) if info.is_file]
-        last = max((int(name.split(".")[0]) for name in names if ".checkpoint." in name), default=-1)
-        due = sum(name.endswith(".json") and int(name.split(".")[0]) > last for name in names) >= _COMMITS_A_CHECKPOINT
-        if due:
-            self._open(table).create_checkpoint()
-        return due
 
     def vacuum(self, table: str, *, keep: Collection[int], older_than: timedelta, dry_run: bool = False) -> list[str]:
         """Delete files that no version needs but those replaced longer ago than ``older_than``; their paths.
@@ -476,11 +423,24 @@ class Lake:
         return frames[0].equals(frames[1]) and frames[0].schema == frames[1].schema
 
     def _open(self, table: str, version: int | None = None) -> "DeltaTable":
+        """The table at a version or the newest, opened for one use."""
         from deltalake import DeltaTable
+
+        with self._named(table, version):
+            return DeltaTable(self.uri(table), version=version, storage_options=self._options)
+
+    def _still(self, table: str, version: int | None = None) -> "DeltaTable":
+        """As :meth:`_open`, for reading alone: many may have the same."""
+        with self._named(table, version):
+            return open_table(self.uri(table), self._options).at(version)
+
+    @contextmanager
+    def _named(self, table: str, version: int | None = None) -> Iterator[None]:
+        """Say of what is not there which table and version it is."""
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            return DeltaTable(self.uri(table), version=version, storage_options=self._options)
+            yield
         except TableNotFoundError:
             raise UnknownTableError(f"the lake has no table {table!r} (looked in {self.uri(table)})") from None
         except DeltaError as error:
@@ -489,13 +449,9 @@ class Lake:
             raise UnknownTableError(f"{table} has no version {version}: {error}") from error
 
     def _newest(self, table: str) -> "DeltaTable":
-        """The table as it stands: for questions about it, not for scans, which outlive the next look at it."""
-        from deltalake.exceptions import TableNotFoundError
-
-        try:
+        """The table as it stands, which a later look brings further: not for scans, which may outlive that."""
+        with self._named(table):
             return open_table(self.uri(table), self._options).refresh()
-        except TableNotFoundError:
-            raise UnknownTableError(f"the lake has no table {table!r} (looked in {self.uri(table)})") from None
 
     def _commit(self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None) -> None:
         from deltalake.exceptions import DeltaError
@@ -524,7 +480,7 @@ class Lake:
         def write() -> int:
             new = not self.exists(table)
             write_deltalake(
-                self.uri(table),
+                self.uri(table) if new else self._newest(table),
                 frame,
                 mode="error" if new and predicate is None and mode == "overwrite" else mode,
                 partition_by=partition_by,
@@ -578,37 +534,18 @@ class Lake:
     ) -> None:
         if not states:
             return
-        table = states[0].table
         if files is None:
-            files = _files_by_partition(self._newest(table)) if self.exists(table) else {}
-        records = [
-            {
-                "table_name": state.table,
-                "partition": state.partition,
-                "delta_version": state.delta_version,
-                "rows": state.rows,
-                "content_hash": state.content_hash,
-                "inputs_hash": state.inputs_hash,
-                "inputs": json.dumps(dict(state.inputs), sort_keys=True),
-                "facts": json.dumps(dict(state.facts), sort_keys=True),
-                "files_hash": _files_hash(files.get(state.partition, ())),
-                "blocked": state.blocked,
-                "recorded_at": datetime.now(UTC),
-            }
-            for state in states
-        ]
-        self.append(CATALOG, pl.DataFrame(records, schema=_CATALOG_SCHEMA))
+            files = self._files(states[0].table)
+        self.append(CATALOG, self._catalog.rows(states, files))
 
-    def _records(self, table: str | None = None) -> pl.DataFrame:
-        if not self.exists(CATALOG):
-            return pl.DataFrame(schema=_CATALOG_SCHEMA)
-        records = open_table(self.uri(CATALOG), self._options).rows(_CATALOG_SCHEMA)
-        return records if table is None else records.filter(pl.col("table_name") == table)
+    def _files(self, table: str) -> dict[str, list[str]]:
+        """By partition, the files of the newest version; none if there is no such table."""
+        return _files_by_partition(self._newest(table)) if self.exists(table) else {}
 
     def _create_view(self, connection: "DuckDBPyConnection", table: str) -> None:
         registered = table.replace("/", "__")
         # A polars scan, because DuckDB's filters on text have no kernel in pyarrow datasets.
-        connection.register(registered, pl.scan_delta(self._open(table)))
+        connection.register(registered, pl.scan_delta(self._still(table)))
         schema, _, name = table.rpartition("/")
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
         connection.execute(f'CREATE VIEW "{schema}"."{name}" AS FROM "{registered}"')
@@ -621,41 +558,12 @@ def sql_name(table: str) -> str:
     return ".".join(quoted)
 
 
-def _state(record: Mapping[str, Any]) -> PartitionState:
-    return PartitionState(
-        table=record["table_name"],
-        partition=record["partition"],
-        rows=record["rows"],
-        content_hash=record["content_hash"],
-        inputs_hash=record["inputs_hash"],
-        delta_version=record["delta_version"],
-        inputs=json.loads(record["inputs"]),
-        facts=json.loads(record["facts"]),
-        blocked=record["blocked"],
-    )
-
-
-def _recorded(records: pl.DataFrame, files: Mapping[str, Sequence[str]]) -> dict[str, PartitionState]:
-    """By partition, the newest state recorded of exactly these files."""
-    hashes, nothing = {name: _files_hash(paths) for name, paths in files.items()}, _files_hash(())
-    rows = {
-        row["partition"]: row
-        for row in records.sort("recorded_at").iter_rows(named=True)
-        if row["files_hash"] == hashes.get(row["partition"], nothing)
-    }
-    return {name: _state(rows[name]) for name in sorted(rows)}
-
-
 def _files_by_partition(delta: "DeltaTable") -> dict[str, list[str]]:
     actions = pl.DataFrame(delta.get_add_actions(flatten=True))
     if "partition.day" not in actions.columns:
         return {WHOLE: actions["path"].to_list()}
     grouped = actions.group_by(pl.col("partition.day").cast(pl.String)).agg("path")
     return dict(grouped.iter_rows())
-
-
-def _files_hash(files: Iterable[str]) -> str:
-    return digest(*sorted(files))
 
 
 def _with_retries(write: Callable[[], int]) -> int:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from ml_platform.core.table_spec import TableKind, TableSpec
@@ -139,11 +140,6 @@ class Landing:
     def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None]]:
         """Every finished entry of the table's folder, with the landed file it is, if it is one."""
         folder, _, pattern = spec.source_pattern.rpartition("/")
-        before, period, after = pattern.partition("{period}")
-        if not period:
-            before, dot, after = pattern.rpartition(".")
-            after = dot + after
-        named = re.compile(re.escape(before) + (_PERIOD if period else "") + _PIECE + re.escape(after))
         directory = self.root / folder
         if not directory.is_dir():
             return
@@ -152,8 +148,7 @@ class Landing:
                 if _UNFINISHED.fullmatch(entry.name) or (self.settle and not self._settled(entry)):
                     continue
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                match = named.fullmatch(entry.name) if entry.is_file() else None
-                yield name, None if match is None else _landed(name, Path(entry.path), match.groupdict())
+                yield name, _landed(name, entry.path, pattern) if entry.is_file() else None
 
     def _settled(self, entry: "os.DirEntry[str]") -> bool:
         return time.time() - entry.stat().st_mtime >= self.settle.total_seconds()
@@ -169,13 +164,28 @@ def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:
     return min(known) if known and len(known) == len(ends) else None
 
 
-def _landed(name: str, path: Path, period: dict[str, str | None]) -> LandedFile | None:
-    """The landed file of a matching name; None where its period is no date or hour there is."""
+@lru_cache(maxsize=2**16)
+def _landed(name: str, path: str, pattern: str) -> LandedFile | None:
+    """The landed file of a name; None where it does not match, or its period is no date or hour there is."""
+    named = _named(pattern).fullmatch(name.rpartition("/")[2])
+    if named is None:
+        return None
+    period = named.groupdict()
     day, hour = period.get("day"), period.get("hour")
     if day is None:
-        return LandedFile(name, path)
+        return LandedFile(name, Path(path))
     try:
         start = datetime.fromisoformat(f"{day}T{hour or '00'}:00:00").replace(tzinfo=UTC)
     except ValueError:
         return None
-    return LandedFile(name, path, start, start + (_HOUR if hour else _DAY))
+    return LandedFile(name, Path(path), start, start + (_HOUR if hour else _DAY))
+
+
+@lru_cache
+def _named(pattern: str) -> re.Pattern[str]:
+    """What the names of a table's files match."""
+    before, period, after = pattern.partition("{period}")
+    if not period:
+        before, dot, after = pattern.rpartition(".")
+        after = dot + after
+    return re.compile(re.escape(before) + (_PERIOD if period else "") + _PIECE + re.escape(after))

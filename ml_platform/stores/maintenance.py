@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ml_platform.stores.lake import CATALOG, WHOLE, Lake, Usage
+from ml_platform.stores.catalog import CATALOG, WHOLE
+from ml_platform.stores.lake import Lake, Usage
 from ml_platform.stores.models import ModelStore
 
 _TRAINING_SET = "/training_set"
@@ -77,7 +78,7 @@ def maintain_tables(
 def maintain_table(
     lake: Lake, table: str, pinned: Collection[int], *, older_than: timedelta, dry_run: bool = False
 ) -> Upkeep:
-    """Renew what a killed maintenance left, compact, sum up the log, and delete what nobody needs."""
+    """Renew what a killed maintenance left, compact, and delete what nobody needs."""
     from deltalake.exceptions import DeltaError
 
     kept, before = tuple(sorted(pinned)), lake.usage(table)
@@ -87,7 +88,6 @@ def maintain_table(
         if not dry_run:
             renewed = len(lake.renew(table))
             compacted = lake.compact(table)
-            lake.checkpoint(table)
         removed = len(lake.vacuum(table, keep=kept, older_than=older_than, dry_run=dry_run))
     except DeltaError as error:
         skipped = " ".join(str(error).split())

@@ -15,10 +15,11 @@ from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.scoring import score
 from ml_platform.core.splits import assert_no_outcomes
 from ml_platform.core.training import FittedModel
+from ml_platform.stores.catalog import WHOLE, PartitionState
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import FOREVER, Derivation, Frames, Input, Outcome, Status, day_bounds, derive
-from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.transforms import BoundTransform, bind
 
 LABEL_COLUMNS = ("label", "label_time")

@@ -20,6 +20,7 @@ from ml_platform.core.model_spec import DriftPolicy, ModelSpec
 from ml_platform.core.performance import PerformanceReport, performance
 from ml_platform.core.scoring import score
 from ml_platform.core.training import FittedModel
+from ml_platform.stores.catalog import WHOLE, PartitionState
 from ml_platform.stores.incremental import (
     Compute,
     Derivation,
@@ -31,7 +32,7 @@ from ml_platform.stores.incremental import (
     days_between,
     derive,
 )
-from ml_platform.stores.lake import WHOLE, Lake, PartitionState
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.model_tables import labels_table, predictions_table, training_table
 from ml_platform.stores.models import ModelVersion
 

@@ -11,11 +11,12 @@ from typing import NoReturn
 from ml_platform.core.content import digest_mapping
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
+from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import Derivation, day_bounds, days_between, stale_days
 from ml_platform.stores.ingest import identities, raw_table, stale_partitions
-from ml_platform.stores.lake import WHOLE, Lake
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.model_tables import labels_derivation, predictions_derivation

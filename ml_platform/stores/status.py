@@ -17,10 +17,11 @@ from ml_platform.core.drift_effects import SCORE
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
+from ml_platform.stores.catalog import PartitionState
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.evaluations import evaluation_table
 from ml_platform.stores.ingest import quarantine_table, raw_table
-from ml_platform.stores.lake import Lake, PartitionState
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing, watermark
 from ml_platform.stores.ledger import Ledger, LedgerEntry
 from ml_platform.stores.model_tables import predictions_table, training_table

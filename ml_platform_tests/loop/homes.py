@@ -32,12 +32,13 @@ from ml_platform.defs.nyc_flights.replay import Delivered, replay
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.settings import Settings, load
+from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset, load_dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import derive, derive_whole
 from ml_platform.stores.ingest import ingest
 from ml_platform.stores.instance import prepare_dagster_home
-from ml_platform.stores.lake import WHOLE, Lake
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.model_tables import labels_derivation

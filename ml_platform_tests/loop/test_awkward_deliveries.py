@@ -12,7 +12,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from ml_platform.defs.nyc_flights.replay import Awkward, Fault, deliver, planned_deliveries
 from ml_platform.defs.nyc_flights.upstream import KNOWN_AT
-from ml_platform.stores.lake import CATALOG
+from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.planning import days_between_names
 from ml_platform_tests.loop.homes import Home
 

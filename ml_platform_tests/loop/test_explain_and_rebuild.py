@@ -19,8 +19,9 @@ from ml_platform.assets.training import why
 from ml_platform.core.content import content_hash
 from ml_platform.core.model_spec import Baseline
 from ml_platform.settings import Settings, load
+from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.explanations import explain
-from ml_platform.stores.lake import CATALOG, Lake
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.maintenance import pinned_versions
 from ml_platform.stores.models import ModelStore

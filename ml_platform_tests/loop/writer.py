@@ -9,7 +9,8 @@ from typing import Never
 
 import polars as pl
 
-from ml_platform.stores.lake import Lake, PartitionState
+from ml_platform.stores.catalog import PartitionState
+from ml_platform.stores.lake import Lake
 
 ROWS = 3_000_000
 TABLE = "raw/counts"
