@@ -24,6 +24,7 @@ WIDTH_PIXELS = 800
 _DPI = 100
 _SHOWN_FEATURES = 20
 _SHOWN_GROUPS = 40
+_MARGINS = {"left": 0.1, "right": 0.97, "bottom": 0.12, "top": 0.9}
 
 
 def calibration(report: EvaluationReport) -> bytes:
@@ -147,7 +148,7 @@ def score_distribution(
         axes.set(xlabel=unit, ylabel="share of rows (%)")
         axes.legend()
 
-    return _png(title, draw)
+    return _png(title, draw, margins=_MARGINS)
 
 
 def study_history(trials: pl.DataFrame, *, title: str, metric: str) -> bytes:
@@ -210,7 +211,7 @@ def metric_over_time(history: pl.DataFrame, *, metric: str, unit: str, title: st
         _event_time(axes)
         axes.legend()
 
-    return _png(title, draw)
+    return _png(title, draw, margins=_MARGINS)
 
 
 def story(told: Story) -> bytes:
@@ -267,7 +268,8 @@ def quality_over_time(days: pl.DataFrame, *, title: str) -> bytes:
 
         return draw
 
-    return _png(title, draw_lines(counts, "rows"), draw_lines(shares, "share"), stacked=True)
+    margins = {**_MARGINS, "right": 0.78, "hspace": 0.4}
+    return _png(title, draw_lines(counts, "rows"), draw_lines(shares, "share"), stacked=True, margins=margins)
 
 
 def drift_bars(strengths: Mapping[str, float], *, limit: float, title: str) -> bytes:
@@ -281,7 +283,10 @@ def drift_bars(strengths: Mapping[str, float], *, limit: float, title: str) -> b
         axes.set(xlabel="effect, in times of its chance, weighted by importance")
         axes.legend(loc="lower right")
 
-    return _png(title, draw, height=2 + 0.22 * len(shown))
+    height, longest = 2 + 0.22 * len(shown), max(len(name) for name, _ in shown)
+    inches = {"left": 0.3 + 0.085 * longest, "bottom": 0.6, "top": height - 0.45}
+    margins = {name: inch / (WIDTH_PIXELS / _DPI if name == "left" else height) for name, inch in inches.items()}
+    return _png(title, draw, height=height, margins={**_MARGINS, **margins})
 
 
 def drift_curve(points: pl.DataFrame, *, title: str) -> bytes:
@@ -343,8 +348,18 @@ def report_plots(report: EvaluationReport) -> dict[str, bytes]:
     return {name: draw(report) for name, draw in drawn.items()}
 
 
-def _png(title: str, *draws: "Callable[[Axes], None]", height: float = 5.0, stacked: bool = False) -> bytes:
-    """One panel per drawing function, side by side or one above the other."""
+def _png(
+    title: str,
+    *draws: "Callable[[Axes], None]",
+    height: float = 5.0,
+    stacked: bool = False,
+    margins: Mapping[str, float] | None = None,
+) -> bytes:
+    """One panel per drawing function, side by side or one above the other.
+
+    ``margins`` are shares of the canvas for a picture whose labels are known to fit: to find them takes as long as to
+    draw, and the pictures of every day are many.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -352,13 +367,17 @@ def _png(title: str, *draws: "Callable[[Axes], None]", height: float = 5.0, stac
     style: dict[Any, Any] = {"font.size": 11, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}
     with rc_context(style):
         # A Figure of its own, not pyplot's: nothing global, so threads and assets cannot draw into each other.
-        canvas: Canvas = Canvas(figsize=(WIDTH_PIXELS / _DPI, height), dpi=_DPI, layout="constrained")
+        canvas: Canvas = Canvas(
+            figsize=(WIDTH_PIXELS / _DPI, height), dpi=_DPI, layout=None if margins else "constrained"
+        )
         FigureCanvasAgg(canvas)
         for number, draw in enumerate(draws, start=1):
             axes = canvas.add_subplot(*((len(draws), 1) if stacked else (1, len(draws))), number)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
             draw(axes)
+        if margins:
+            canvas.subplots_adjust(**margins)
         canvas.suptitle(title, fontsize=12, fontweight="bold", wrap=True)
         png = io.BytesIO()
         canvas.savefig(png, format="png", metadata={"Software": None})

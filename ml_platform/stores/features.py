@@ -110,7 +110,7 @@ class FeatureClient:
         return pl.concat([entity_frame, features], how="horizontal")
 
     def push_online(self, view: str, *, as_of: datetime | None = None) -> Pushed:
-        """Write the newest row of each key to the online store, and read it back.
+        """Have the online store hold the newest row of each key: what it holds is read, what differs written and read.
 
         Args:
             view: name of a batch view.
@@ -128,9 +128,14 @@ class FeatureClient:
         if newest.is_empty():
             return Pushed(0, 0)
         store = self._newest_store()
+        held = self._held_online(store, spec, newest)
+        missing = newest.filter(~held)
+        if missing.is_empty():
+            return Pushed(newest.height, newest.height)
         with _quiet():
-            store.write_to_online_store(view, newest.to_pandas(), transform_on_write=False)
-        return Pushed(newest.height, self._found_online(store, spec, newest))
+            store.write_to_online_store(view, missing.to_pandas(), transform_on_write=False)
+        written = self._held_online(store, spec, missing)
+        return Pushed(newest.height, int(held.sum()) + int(written.sum()))
 
     def online(
         self, service: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]], *, as_of: datetime
@@ -316,19 +321,30 @@ class FeatureClient:
         newest = rows.select(*columns, EVENT_TIME).collect().sort(EVENT_TIME)
         return newest.unique(keys, keep="last", maintain_order=True)
 
-    def _found_online(self, store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> int:
-        """How many of these rows the online store returns with the same moment."""
-        table = store.get_feature_view(view.name)
+    def _held_online(self, store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> pl.Series:
+        """Of each row, whether the online store answers its key with its moment and its values."""
         keys = [key.name for key in view.join_keys]
-        feature = view.features[0].name
-        found = 0
+        held = []
         for chunk in newest.iter_slices(_READ_BACK_ROWS):
-            answer = store.get_online_features(
-                features=[f"{table.name}:{feature}"], entity_rows=chunk.select(keys).to_dicts()
-            ).to_dict(include_event_timestamps=True)
-            seconds = pl.Series(answer[f"{feature}__ts"], dtype=pl.Int64)
-            found += int((seconds == chunk[EVENT_TIME].dt.epoch("s")).sum())
-        return found
+            with _quiet():
+                answer = store.get_online_features(
+                    features=[f"{view.name}:{column.name}" for column in view.features],
+                    entity_rows=chunk.select(keys).to_dicts(),
+                ).to_dict(include_event_timestamps=True)
+            moments = pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
+            same = moments == chunk[EVENT_TIME].dt.epoch("s")
+            for column in view.features:
+                values = pl.Series(answer[column.name], dtype=column.polars_dtype, strict=False)
+                same &= _as_online(values).eq_missing(_as_online(chunk[column.name]))
+            held.append(same)
+        return pl.concat(held)
+
+
+def _as_online(values: pl.Series) -> pl.Series:
+    """Values as Feast's online stores can hold them: no number is null, and moments are whole seconds."""
+    if values.dtype.is_float():
+        return values.fill_nan(None)
+    return values.dt.epoch("s") if values.dtype == pl.Datetime else values
 
 
 def _alive(values: pl.Series, seconds: pl.Series, view: ViewSpec, as_of: datetime) -> pl.Series:

@@ -126,7 +126,7 @@ class Landing:
         return whole.hexdigest()
 
     def _digest(self, path: Path) -> bytes:
-        stat = path.stat()
+        stat = os.stat(path)
         seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         known = self._digests.get(path)
         if known is None or known[0] != seen:
