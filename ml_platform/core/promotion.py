@@ -165,7 +165,7 @@ def _beats_champion(spec: ModelSpec, report: EvaluationReport, age: timedelta, s
     explanation = f"{measured}; the lower end must be above {bound:g}"
     if stale:
         explanation += (
-            f" (the champion is stale: {format_duration(age)} old in event time, stale after "
+            f" (the champion is stale: {age.days} days old in event time, stale after "
             f"{format_duration(spec.gate.stale_after)})"
         )
     return rule, GateResult("champion", passed, low, bound, f"{explanation}.")

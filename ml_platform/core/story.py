@@ -41,7 +41,8 @@ class Accounts:
     """Whether every row is accounted for, from the first champion's cut-off (its holdout's beginning) to the watermark.
 
     ``due`` things were to be predicted, ``scored`` of them were by one version at least; ``doubly_scored`` were by one
-    version twice. ``quarantined`` rows of the tables that say what is due broke their contract.
+    version twice, and ``labelled`` have their outcome by now: what never has one has no label. ``quarantined`` rows of
+    the tables that say what is due broke their contract.
     """
 
     since: datetime
@@ -49,6 +50,7 @@ class Accounts:
     due: int
     scored: int
     doubly_scored: int
+    labelled: int
     quarantined: int
 
     @property
@@ -135,8 +137,8 @@ class Story:
         told = self.accounts
         return (
             f"Of {told.due:,} things due after {told.since:%Y-%m-%d %H:%M} and by {told.until:%Y-%m-%d %H:%M}, "
-            f"{told.scored:,} were scored, {told.doubly_scored:,} of them twice by one version; {told.quarantined:,} "
-            "rows that would say so are in quarantine."
+            f"{told.scored:,} were scored, {told.doubly_scored:,} of them twice by one version; {told.labelled:,} have "
+            f"their label. {told.quarantined:,} rows that say what is due are in quarantine."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from ml_platform.core.content import digest
-from ml_platform.stores.delta_log import open_table
+from ml_platform.stores.delta_log import OpenTable
 
 CATALOG = "catalog/partitions"
 WHOLE = "all"
@@ -77,7 +77,7 @@ class Catalog:
     """The records of one lake, each read once by a process, however often it is asked."""
 
     def __init__(self, uri: str, options: Mapping[str, str]) -> None:
-        self._table = open_table(uri, options)
+        self._table = OpenTable(uri, options)
         self._by_table: dict[str, _Records] = {}
         self._lock = threading.RLock()
 

@@ -13,7 +13,7 @@ from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.ingest import quarantine_table
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import LedgerEntry
-from ml_platform.stores.model_tables import due_rows, predictions_table, training_times
+from ml_platform.stores.model_tables import due_rows, labels_table, predictions_table, training_times
 from ml_platform.stores.models import ModelStore
 from ml_platform.stores.monitoring import REPORTED_DAY, drift_table
 from ml_platform.stores.rivals import automated, first_champion, frozen, labelled_rows, monthly_on_all_past
@@ -112,6 +112,7 @@ def _accounts(lake: Lake, dataset: Dataset, spec: ModelSpec, first: LedgerEntry,
     since = first.decided_at_watermark - spec.windows.holdout
     due = due_rows(lake, dataset, spec, since, watermark)
     made = lake.read(predictions_table(spec), columns=[*spec.keys, "model_version"])
+    labels = lake.read(labels_table(spec), columns=list(spec.keys))
     quarantines = [quarantine_table(dataset.table(name)) for name in spec.entities.inputs]
     return Accounts(
         since=since,
@@ -119,5 +120,6 @@ def _accounts(lake: Lake, dataset: Dataset, spec: ModelSpec, first: LedgerEntry,
         due=due.height,
         scored=due.join(made.unique(spec.keys), on=list(spec.keys), how="semi").height,
         doubly_scored=made.height - made.unique([*spec.keys, "model_version"]).height,
+        labelled=due.join(labels, on=list(spec.keys), how="semi").height,
         quarantined=sum(lake.read(table).height for table in quarantines if lake.exists(table)),
     )

@@ -31,7 +31,7 @@ STORY = Story(
     scored={"2013-04": 1000, "2013-05": 1200},
     alarms={"2013-05": 3},
     differences={("auc", "frozen"): Figure(value=0.01, low=0.005, high=0.02)},
-    accounts=Accounts(since=APRIL, until=JUNE, due=2200, scored=2200, doubly_scored=0, quarantined=0),
+    accounts=Accounts(since=APRIL, until=JUNE, due=2200, scored=2200, doubly_scored=0, labelled=2150, quarantined=0),
 )
 
 

@@ -1,0 +1,89 @@
+"""Tables kept open answer as tables opened anew would, whoever wrote to them since."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+from deltalake import DeltaTable, write_deltalake
+
+from ml_platform.stores.catalog import CATALOG, Catalog, PartitionState
+from ml_platform.stores.delta_log import OpenTable
+from ml_platform.stores.lake import Lake
+
+TABLE, DAY = "raw/counts", "2013-01-01"
+NUMBERS = {"number": pl.Int64}
+
+
+def write(lake: Lake, value: int, day: str = DAY) -> PartitionState:
+    rows = pl.DataFrame({"number": [value]})
+    return lake.write_partitions(TABLE, {day: rows}, sort_by=["number"], inputs_hash={day: str(value)}, inputs={})[day]
+
+
+def anew(lake: Lake) -> Catalog:
+    """The catalog as a process that just started reads it."""
+    return Catalog(lake.uri(CATALOG), {})
+
+
+def test_what_others_recorded_since_is_seen(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    first = write(lake, 1)
+    watching = anew(lake)
+    assert watching.history(TABLE)[0].content_hash == first.content_hash
+    second = write(lake, 2)
+    assert [state.content_hash for state in watching.history(TABLE)] == [first.content_hash, second.content_hash]
+    assert watching.tables() == [TABLE]
+
+
+def test_records_are_the_same_after_their_files_were_replaced(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    for value in range(4):
+        write(lake, value, f"2013-01-0{value + 1}")
+    watching, before = anew(lake), lake.partitions(TABLE)
+    history = watching.history(TABLE)
+    DeltaTable(lake.uri(CATALOG)).optimize.compact()
+    assert watching.history(TABLE) == history
+    assert lake.partitions(TABLE) == before
+
+
+def test_a_state_that_a_write_by_another_made_untrue_is_not_told(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    write(lake, 1)
+    assert list(lake.partitions(TABLE)) == [DAY]
+    rows = pl.DataFrame({"number": [9], "day": [datetime(2013, 1, 1, tzinfo=UTC).date()]})
+    write_deltalake(lake.uri(TABLE), rows, mode="overwrite", predicate=f"day = '{DAY}'")
+    assert lake.partitions(TABLE) == {}
+
+
+def test_a_scan_made_before_a_write_reads_what_stood_then(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    write(lake, 1)
+    before = lake.scan(TABLE)
+    write(lake, 2)
+    assert before.collect()["number"].to_list() == [1]
+    assert lake.read(TABLE)["number"].to_list() == [2]
+    assert lake.read(TABLE, version=0)["number"].to_list() == [1]
+
+
+def test_a_table_made_anew_in_the_place_of_another_is_another(tmp_path: Path) -> None:
+    place = str(tmp_path / "table")
+    table = OpenTable(place, {})
+    assert not table.exists()
+    write_deltalake(place, pl.DataFrame({"number": [1]}))
+    assert table.news(NUMBERS)[0]["number"].to_list() == [1]
+    assert table.news(NUMBERS)[0].is_empty()
+    shutil.rmtree(place)
+    assert not table.exists()
+    write_deltalake(place, pl.DataFrame({"number": [2]}))
+    rows, complete = table.news(NUMBERS)
+    assert (rows["number"].to_list(), complete) == ([2], True)
+    assert table.at(0).to_pyarrow_table()["number"].to_pylist() == [2]
+
+
+def test_of_many_versions_a_few_are_kept_open(tmp_path: Path) -> None:
+    place = str(tmp_path / "table")
+    for value in range(8):
+        write_deltalake(place, pl.DataFrame({"number": [value]}), mode="append")
+    table = OpenTable(place, {})
+    assert [table.at(version).to_pyarrow_table().num_rows for version in range(8)] == list(range(1, 9))
+    assert table.at().version() == 7
