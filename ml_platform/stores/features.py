@@ -256,6 +256,9 @@ class FeatureClient:
         }
         path = home / "feature_store.yaml"
         text = yaml.safe_dump(config, sort_keys=False)
+        if path.is_file() and yaml.safe_load(path.read_text())["registry"]["path"] != config["registry"]["path"]:
+            # A copy of a home, or one that moved: its registry names the old place, whose tables Feast would drop.
+            (home / "registry.db").unlink(missing_ok=True)
         if not path.is_file() or path.read_text() != text:
             home.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -180,6 +180,19 @@ def test_online_answers_what_history_says_of_the_same_moment(
     assert_frame_equal(client.online(SERVICE, asked, as_of=AS_OF), client.historical(SERVICE, asked))
 
 
+def test_a_copy_of_a_home_leaves_the_online_store_of_the_original_alone(
+    settings: Settings, tables: dict[str, pl.DataFrame], entities: pl.DataFrame, tmp_path: Path
+) -> None:
+    client = FeatureClient(settings)
+    assert client.push_online("aircraft_facts", as_of=AS_OF).online_keys > 0
+    entities = entities.drop_nulls("tailnum")
+    before = client.online_view("aircraft_facts", entities, as_of=AS_OF)
+    assert before["aircraft_seats"].null_count() < before.height
+    copy = settings_of(Path(shutil.copytree(settings.home, tmp_path / "copy")))
+    assert FeatureClient(copy).push_online("aircraft_facts", as_of=AS_OF).online_keys > 0
+    assert_frame_equal(FeatureClient(settings).online_view("aircraft_facts", entities, as_of=AS_OF), before)
+
+
 def test_an_online_value_older_than_its_ttl_is_not_served(
     settings: Settings, manifest: FeatureManifest, tables: dict[str, pl.DataFrame], entities: pl.DataFrame
 ) -> None:
