@@ -127,8 +127,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         candidate = newest_candidate(platform, model)
         stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
         rows = split(stored.frame, spec.windows, candidate.provenance.as_of)
-        champion = platform.models.champion(spec.name)
-        rival = champion if champion is not None and champion.version != candidate.version else None
+        rival = _rival(platform, model, candidate)
         report = evaluate(
             spec,
             platform.models.load(spec.name, candidate.version),
@@ -277,6 +276,18 @@ def newest_candidate(platform: Platform, model: ModelIdentity) -> ModelVersion:
     if candidate is None:
         raise dg.Failure(f"{model.spec.name} has no candidate: materialise {model.spec.name}/tuned_model first")
     return candidate
+
+
+def _rival(platform: Platform, model: ModelIdentity, candidate: ModelVersion) -> ModelVersion | None:
+    """The champion a candidate is evaluated beside: once it was judged, the one it was judged beside.
+
+    A report that is made again still says what the decision was made on, also if the candidate is champion by now.
+    """
+    models, name = platform.models, model.spec.name
+    judged = models.ledger.judgement_on(name, candidate.version)
+    if judged is None:
+        return models.champion(name)
+    return None if judged.previous_version is None else models.describe(name, judged.previous_version)
 
 
 def _same_recipe(candidate: ModelVersion, stored: StoredTrainingSet, model: ModelIdentity) -> bool:

@@ -206,9 +206,10 @@ _references: dict[str, tuple[tuple[int, str], DriftReference]] = {}
 
 
 def drift_current(lake: Lake, spec: ModelSpec, version: int, end: datetime) -> pl.DataFrame:
-    """A version's predictions of the drift window that ends at ``end``."""
+    """A version's predictions of the drift window that ends at ``end``, in one order however they were stored."""
     rows = _between(lake, predictions_table(spec), "prediction_time", end - spec.drift.window, end)
-    return rows.filter(pl.col("model_version") == version)
+    # Sums are rounded: in another order, the same rows would make a report with other content.
+    return rows.filter(pl.col("model_version") == version).sort(spec.keys)
 
 
 def _each_day(report: Callable[[datetime, datetime], Report], made: dict[str, Report]) -> Compute:

@@ -119,6 +119,10 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
     land_and_run(second, "2013-01-16")
     before = predicted_by(home)
     assert set(before) == {1, 2}
+    evaluated = home.lake.read(f"{MODEL}/evaluation_report")
+    assert "champion" in set(evaluated.filter(model_version=2)["subject"])
+    assert second.run([f"{MODEL}/evaluation_report"], job=f"{MODEL}_training").success
+    assert home.lake.read(f"{MODEL}/evaluation_report").equals(evaluated), "it says what the decision was made on"
     with home.instance() as instance:
         entries = instance.fetch_materializations(dg.AssetKey(["ledger", "promotions"]), limit=10).records
         champion = instance.get_latest_materialization_event(dg.AssetKey([MODEL, "champion"]))
