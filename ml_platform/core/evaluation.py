@@ -146,7 +146,9 @@ def baseline_scores(baseline: Baseline, train: pl.DataFrame, rows: pl.DataFrame)
     if missing := [name for name in baseline.by if name not in train.columns or name not in rows.columns]:
         raise ValueError(f"baseline columns {missing} are not among {sorted(train.columns)}")
     label = pl.col("label").cast(pl.Float64)
-    means = train.group_by(baseline.by).agg(label.mean().alias("score"))
+    # Part by part: in a group-by, threads add up labels in an order that differs from run to run, and so do last bits.
+    parts = train.partition_by(baseline.by, maintain_order=True)
+    means = pl.concat([part.select(pl.col(*baseline.by).first(), label.mean().alias("score")) for part in parts])
     joined = rows.select(baseline.by).join(means, on=baseline.by, how="left", nulls_equal=True, maintain_order="left")
     return joined["score"].fill_null(train.select(label.mean()).item()).to_numpy()
 

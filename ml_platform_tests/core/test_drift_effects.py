@@ -24,6 +24,13 @@ def strengths(rows: pl.DataFrame, measure: Yardstick = MEASURE) -> dict[tuple[st
     return dict(zip(measure.effects, measure.strengths(sizes, days).tolist(), strict=True))
 
 
+def test_a_category_counts_as_the_mean_of_its_scores_to_the_last_bit_whichever_thread_adds_first() -> None:
+    reference = parcels(300)
+    means = {depot: reference.filter(depot=depot)[SCORE].mean() for depot in ("north", "south", "east")}
+    for _ in range(20):
+        assert yardstick(POLICY, reference, IMPORTANCES).codes["depot"] == means
+
+
 def test_the_reference_itself_has_no_effect() -> None:
     assert max(map(abs, effects(REFERENCE).values())) < 1e-9
 

@@ -94,6 +94,15 @@ def test_an_empty_holdout_is_refused():
         evaluate(SPEC, MODEL, SPLIT.train, SPLIT.holdout.clear())
 
 
+def test_the_baseline_is_the_same_to_the_last_bit_whichever_thread_adds_first():
+    rng = np.random.default_rng(1)
+    train = pl.DataFrame({"depot": rng.choice(["a", "b", "c"], 20_000), "label": rng.random(20_000)})
+    means = [train.filter(depot=depot)["label"].mean() for depot in "abc"]
+    rows = pl.DataFrame({"depot": ["a", "b", "c"]})
+    for _ in range(20):
+        assert baseline_scores(Baseline(by=("depot",)), train, rows).tolist() == means
+
+
 def test_the_baseline_falls_back_to_the_overall_mean_for_new_groups():
     train = pl.DataFrame({"depot": ["a", "a", "b", None], "label": [1, 0, 1, 0]})
     rows = pl.DataFrame({"depot": ["b", "z", "a", None]})
