@@ -55,7 +55,8 @@ class LandedFile:
 class Landing:
     """What lies under ``root`` at the moment of each call; digests are remembered while files do not change.
 
-    A file that was changed within ``settle`` of now may still be written: it counts as not landed.
+    A file that was changed within ``settle`` of now may still be written: its partition counts as not landed, because
+    without the file it would be taken for one that was corrected.
     """
 
     root: Path
@@ -77,8 +78,8 @@ class Landing:
             allowed = "the one file of a reference table; .word before its last dot marks a piece"
         return tuple(
             f"{name} is no landed file of table {spec.name!r}; allowed: {spec.source_pattern}, where {allowed}"
-            for name, file in sorted(self._entries(spec), key=lambda entry: entry[0])
-            if file is None
+            for name, file, settled in sorted(self._entries(spec), key=lambda entry: entry[0])
+            if file is None and settled
         )
 
     def landed_through(self, spec: TableSpec) -> datetime | None:
@@ -135,23 +136,24 @@ class Landing:
         return known[1]
 
     def _files(self, spec: TableSpec) -> Iterator[LandedFile]:
-        return (file for _, file in self._entries(spec) if file is not None)
+        found = [(file, settled) for _, file, settled in self._entries(spec) if file is not None]
+        changing = {file.partition for file, settled in found if not settled}
+        return (file for file, _ in found if file.partition not in changing)
 
-    def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None]]:
-        """Every finished entry of the table's folder, with the landed file it is, if it is one."""
+    def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None, bool]]:
+        """Every entry of the table's folder with the landed file it is, if it is one, and whether it has settled."""
         folder, _, pattern = spec.source_pattern.rpartition("/")
         directory = self.root / folder
         if not directory.is_dir():
             return
+        latest = time.time() - self.settle.total_seconds()
         with os.scandir(directory) as entries:
             for entry in entries:
-                if _UNFINISHED.fullmatch(entry.name) or (self.settle and not self._settled(entry)):
+                if _UNFINISHED.fullmatch(entry.name):
                     continue
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                yield name, _landed(name, entry.path, pattern) if entry.is_file() else None
-
-    def _settled(self, entry: "os.DirEntry[str]") -> bool:
-        return time.time() - entry.stat().st_mtime >= self.settle.total_seconds()
+                landed = _landed(name, entry.path, pattern) if entry.is_file() else None
+                yield name, landed, not self.settle or entry.stat().st_mtime <= latest
 
 
 def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:

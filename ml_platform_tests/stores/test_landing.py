@@ -1,7 +1,8 @@
 """Landing folders as upstream leaves them: days, hours, pieces, gaps and things that are no delivery."""
 
 import os
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_unfinished_and_hidden_files_are_not_there_yet(tmp_path: Path) -> None:
 
     assert landing.periods(LEVELS) == {}
     assert landing.strangers(LEVELS) == ()
+
+
+def test_a_day_of_which_a_file_may_still_be_written_is_left_alone_whole(tmp_path: Path) -> None:
+    """Without the file it would look like a day from which an hour was taken away."""
+    land(tmp_path, "2020-05-01T04.csv", "2020-05-01T05.csv", "2020-05-02T00.csv", "notes.txt")
+    long_ago = time.time() - 61
+    for name in ("2020-05-01T04.csv", "2020-05-02T00.csv"):
+        os.utime(tmp_path / "levels" / name, (long_ago, long_ago))
+    settling = Landing(tmp_path, timedelta(seconds=60))
+    assert list(settling.periods(LEVELS)) == ["2020-05-02"]
+    assert settling.strangers(LEVELS) == ()
+    os.utime(tmp_path / "levels" / "2020-05-01T05.csv", (long_ago, long_ago))
+    assert [len(files) for files in settling.periods(LEVELS).values()] == [2, 1]
 
 
 @pytest.mark.parametrize("name", ["2020-05-32.csv", "2020-05-01T24.csv", "2020-5-1.csv", "2020-05-01.CSV", "may.csv"])
