@@ -38,6 +38,9 @@ _TABLE_CONFIGURATION = {
     "delta.checkpointInterval": "20",
 }
 _COMMIT_ATTEMPTS = 8
+_CATALOG_COMPACTED_EVERY = 250
+"""Commits to the catalog."""
+
 _LOG = "_delta_log"
 _RENEWABLE_VERSIONS = 20
 """How many versions back a record may belong whose files were replaced: those of a night."""
@@ -532,11 +535,17 @@ class Lake:
     def _append_records(
         self, states: Sequence[PartitionState], files: Mapping[str, Sequence[str]] | None = None
     ) -> None:
+        from deltalake.exceptions import CommitFailedError
+
         if not states:
             return
         if files is None:
             files = self._files(states[0].table)
-        self.append(CATALOG, self._catalog.rows(states, files))
+        version = self.append(CATALOG, self._catalog.rows(states, files))
+        if version and version % _CATALOG_COMPACTED_EVERY == 0:
+            # What each write adds is a file: thousands would slow down every write, and a year may come in an hour.
+            with suppress(CommitFailedError):
+                self.compact(CATALOG)
 
     def _files(self, table: str) -> dict[str, list[str]]:
         """By partition, the files of the newest version; none if there is no such table."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
+import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from ml_platform.stores.catalog import CATALOG, Catalog, PartitionState
@@ -44,6 +45,14 @@ def test_records_are_the_same_after_their_files_were_replaced(tmp_path: Path) ->
     DeltaTable(lake.uri(CATALOG)).optimize.compact()
     assert watching.history(TABLE) == history
     assert lake.partitions(TABLE) == before
+
+
+def test_many_writes_do_not_leave_as_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_platform.stores.lake._CATALOG_COMPACTED_EVERY", 5)
+    lake = Lake(str(tmp_path))
+    written = [write(lake, value, f"2013-01-{value + 1:02d}") for value in range(13)]
+    assert len(DeltaTable(lake.uri(CATALOG)).file_uris()) < 5
+    assert [state.content_hash for state in lake.partitions(TABLE).values()] == [each.content_hash for each in written]
 
 
 def test_a_state_that_a_write_by_another_made_untrue_is_not_told(tmp_path: Path) -> None:
