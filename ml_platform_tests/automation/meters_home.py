@@ -33,11 +33,17 @@ sys.path.insert(0, str(METERS))
 deliveries = import_module("deliveries")
 
 
-def project(folder: Path, declared: str = "") -> Path:
-    """A copy of the meters' project, with lines added to its ``dataset.yaml``."""
+def project(folder: Path, *changes: tuple[str, str], declared: str = "") -> Path:
+    """A copy of the meters' project, with changes of its ``defs.yaml``, and lines added to its ``dataset.yaml``."""
     made = Path(shutil.copytree(METERS, folder))
-    with (made / "energy_demand" / "defs" / "meters" / "dataset.yaml").open("a") as file:
+    declarations = made / "energy_demand" / "defs" / "meters"
+    with (declarations / "dataset.yaml").open("a") as file:
         file.write(declared)
+    text = (declarations / "defs.yaml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (declarations / "defs.yaml").write_text(text)
     (made / "location.py").write_text(LOCATION)
     return made
 

@@ -28,7 +28,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Se
     """What `ml-platform up` serves, of meters whose data must be a minute old at most: Dagster allows no less."""
     webhook, home = Webhook(), tmp_path / "home"
     meters = meters_home.project(
-        tmp_path / "project", "freshness: {raw: 1m, features: 1m, predictions: 1m, models: 1m}\n"
+        tmp_path / "project", declared="freshness: {raw: 1m, features: 1m, predictions: 1m, models: 1m}\n"
     )
     told = {"ML_PLATFORM_ALERT_WEBHOOK_URL": webhook.url, "FRESHNESS_DAEMON_INTERVAL_SECONDS": "5"}
     for name, value in meters_home.environment(home, meters, **told).items():
