@@ -7,7 +7,7 @@ instance, and what they request is run in this process: only the waiting between
 import resource
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from importlib.metadata import version as installed_version
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import dagster as dg
 from rich.console import Console
@@ -189,7 +190,7 @@ def driving(dataset: Dataset, said: Console) -> Iterator[Driver]:
         yield driver
 
 
-def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **asked: object) -> list[str]:
+def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **asked: Any) -> list[str]:
     """Land what an example's upstream knows a period at a time, with automation deciding after each; tell what became.
 
     Args:
@@ -217,7 +218,7 @@ def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **as
             progress.update(task, advance=1, description=period)
             if following is None or (begun and news) or (not begun and following >= history):
                 runs += driver.settle()
-    told = tell_story(here, dataset, story)
+    told = tell_story(here, dataset, story, _repeating(asked))
     minutes = (time.monotonic() - started) / 60
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     console().print(
@@ -229,16 +230,29 @@ def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **as
     return driver.failures
 
 
-def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None) -> Path:
-    """Write the story of every model that has a champion, with its pictures in ``images`` beside it; where it is."""
+def _repeating(asked: Mapping[str, Any]) -> str:
+    """The command that asks so again."""
+    options = {"--until": asked.get("until"), "--every": asked.get("every"), "--with": ",".join(asked["awkward"])}
+    return " ".join(["ml-platform replay --drive", *(f"{name} {value}" for name, value in options.items() if value)])
+
+
+def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None, command: str) -> Path:
+    """Write the story of every model that has a champion, with its pictures in ``images`` beside it; where it is.
+
+    Args:
+        here: the home.
+        dataset: the data set whose models these are.
+        story: the file; None for one among the home's reports.
+        command: what repeats it.
+    """
     file = story or here.reports / "story" / f"{dataset.name}.md"
     (file.parent / "images").mkdir(parents=True, exist_ok=True)
     lake, models = Lake.of(here), ModelStore(here)
     watermark = dataset.watermark(Landing(here.landing))
     parts = [
         f"# {dataset.name}: what automation did\n",
-        f"Told by `ml-platform replay --drive`, of {PLATFORM} {installed_version(PLATFORM)}. Every figure is read from "
-        "the home's tables; times are event times.\n",
+        f"Told by {PLATFORM} {installed_version(PLATFORM)}. Again, in an empty home: `{command} --story FILE.md`. "
+        "Nobody did anything but land files. Every figure is read from the home's tables; times are event times.\n",
     ]
     for spec in dataset.models:
         if watermark is None or models.ledger.champion(spec.name) is None:

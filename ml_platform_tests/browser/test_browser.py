@@ -148,12 +148,3 @@ def drawn(reader: Reader) -> int:
     picture.wait_for()
     width: int = picture.evaluate("image => image.decode().then(() => image.naturalWidth)")
     return width
-
-
-def test_every_part_of_what_calls_for_a_training_is_explained(reader: Reader) -> None:
-    reader.open_asset(f"{MODEL}/training_set")
-    reader.click(reader.page.get_by_role("tab", name="Automation"))
-    # The sensor evaluates every ten seconds, and so long as there is nothing to do it says so.
-    reader.click(reader.page.locator("tr", has=reader.page.get_by_text("Not requested")).get_by_role("link"))
-    reader.page.wait_for_timeout(3000)
-    reader.shoot("automation")
