@@ -75,7 +75,8 @@ class Meters:
         columns = ["version", "previous_version", "promoted", "rule", "reason", "decided_at_watermark"]
         decided = models.ledger.history("demand").select(columns)
         with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
-            told = {key.to_user_string(): self._told(instance, key) for key in instance.all_asset_keys()}
+            keys = [key for key in instance.all_asset_keys() if key.path[0] != "ledger"]
+            told = {key.to_user_string(): self._told(instance, key) for key in keys}
         return State(contents, [(*row, hashes[row[0]]) for row in decided.iter_rows()], told)
 
     def _told(self, instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
