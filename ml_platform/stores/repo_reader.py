@@ -128,7 +128,8 @@ def _batch_view(view: "FeatureView", contents: "RepoContents") -> ViewSpec:
         name=view.name,
         kind="batch",
         entities=tuple(view.entities),
-        join_keys=_columns(field for field in view.schema if field.name in keys),
+        # Not from the schema, which Feast puts together as a set: its order differs from process to process.
+        join_keys=_columns(field for field in view.entity_columns if field.name in keys),
         features=_columns(view.features),
         request=(),
         ttl_seconds=int(view.ttl.total_seconds()) if view.ttl else None,

@@ -249,6 +249,18 @@ def test_the_manifest_says_who_owns_what_and_in_which_unit(manifest: FeatureMani
     }
 
 
+def test_views_of_several_keys_have_them_in_one_order_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meters = Path(__file__).parents[1] / "second_data_set" / "feature_repo"
+    read = []
+    for seed in ("1", "2", "3"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        read.append(FeatureClient(settings_of(tmp_path / seed, meters)).manifest())
+    assert {tuple(key.name for key in view.join_keys) for view in read[0].views} >= {("site", "meter"), ("site",)}
+    assert read[0] == read[1] == read[2]
+
+
 def test_no_identity_of_an_aircraft_or_flight_is_a_feature(manifest: FeatureManifest) -> None:
     for service in manifest.services:
         assert not {"tailnum", "flight_id"} & set(service.features)
