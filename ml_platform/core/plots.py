@@ -24,6 +24,9 @@ WIDTH_PIXELS = 800
 _DPI = 100
 _SHOWN_FEATURES = 20
 _SHOWN_GROUPS = 40
+_DRAWN_SHARE = 20
+"""The largest month has at most so many times the rows of one that is drawn."""
+
 _MARGINS = {"left": 0.1, "right": 0.97, "bottom": 0.12, "top": 0.9}
 
 
@@ -215,15 +218,19 @@ def metric_over_time(history: pl.DataFrame, *, metric: str, unit: str, title: st
 
 
 def story(told: Story) -> bytes:
-    """Each metric by month and habit of retraining, with the trainings that were promoted and refused."""
+    """Each metric by month and habit of retraining, with the trainings that were promoted and refused.
+
+    A month of a few rows (the last, of which one day may be there) would stretch the scale for all: it is not drawn.
+    """
     from matplotlib.dates import date2num
 
+    drawn = told.months.filter(pl.col("rows") >= pl.col("rows").max() / _DRAWN_SHARE)
     colours = {"automated": BLUE, "frozen": GREY, "monthly": ORANGE}
 
     def panel(metric: str) -> Callable[["Axes"], None]:
         def draw(axes: "Axes") -> None:
             for habit, colour in colours.items():
-                rows = told.months.filter(pl.col("habit") == habit)
+                rows = drawn.filter(pl.col("habit") == habit)
                 middle = (rows["month"] + "-15").str.to_date().to_numpy()
                 axes.plot(middle, rows[metric], "o-", color=colour, label=habit)
             for outcome, style in (("promoted", "-"), ("refused", ":")):
