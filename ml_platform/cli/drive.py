@@ -252,7 +252,7 @@ def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None, co
     parts = [
         f"# {dataset.name}: what automation did\n",
         f"Told by {PLATFORM} {installed_version(PLATFORM)}. Again, in an empty home: `{command} --story FILE.md`. "
-        "Nobody did anything but land files. Every figure is read from the home's tables; times are event times.\n",
+        "Every figure is read from the tables of the home; times are event times.\n",
     ]
     for spec in dataset.models:
         if watermark is None or models.ledger.champion(spec.name) is None:
