@@ -9,7 +9,7 @@ DEV := $(VENV)/dev.stamp
 RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-slow bench study check check-format check-lint check-types check-imports check-definitions \
+.PHONY: help run up test test-slow test-kills bench study check check-format check-lint check-types check-imports check-definitions \
 	format lock clean
 
 help: ## Say what can be made
@@ -25,7 +25,10 @@ test: $(DEV) ## Every test of at most a minute or so
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(DEV) ## The tests that drive daemons for days of landing, kill processes, or take minutes
-	$(BIN)/pytest -m slow --timeout 1800
+	$(BIN)/pytest -m "slow and not kills" --timeout 1800
+
+test-kills: $(DEV) ## A week of landing killed at every write, and at random with real daemons
+	$(BIN)/pytest -m kills --timeout 1800
 
 bench: $(DEV) ## Measure the platform beside its references
 	$(BIN)/python -m ml_platform_tests.bench
