@@ -142,6 +142,22 @@ def test_the_model_card_and_the_registry_are_one_click_from_the_champion(reader:
     reader.shoot("registry")
 
 
+def test_every_part_of_what_calls_for_a_training_is_explained(reader: Reader) -> None:
+    reader.open_asset(f"{MODEL}/training_set")
+    reader.click(reader.page.locator("a#automation"))
+    # The daemon of `up` evaluates every ten seconds and keeps what changed.
+    reader.page.get_by_text("Not requested").first.wait_for()
+    reader.click(reader.page.locator("text=/\\d+:\\d\\d:\\d\\d/"))
+    for part in (
+        "evidence calls for training",
+        "nothing holds it back",
+        "a person asked",
+        "all data that landed is taken in",
+    ):
+        reader.sees(part)
+    reader.shoot("automation")
+
+
 def drawn(reader: Reader) -> int:
     """Width in pixels of the picture in the open dialog, once it is drawn."""
     picture = reader.page.get_by_role("dialog").locator("img")
