@@ -335,7 +335,7 @@ class FeatureClient:
                     entity_rows=chunk.select(keys).to_dicts(),
                 ).to_dict(include_event_timestamps=True)
             moments = pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
-            same = moments == chunk[EVENT_TIME].dt.epoch("s")
+            same = moments.eq_missing(chunk[EVENT_TIME].dt.epoch("s"))
             for column in view.features:
                 values = pl.Series(answer[column.name], dtype=column.polars_dtype, strict=False)
                 same &= _as_online(values).eq_missing(_as_online(chunk[column.name]))
