@@ -4,6 +4,7 @@ The landing sensor and the automation conditions are evaluated here as the daemo
 instance, and what they request is run in this process: only the waiting between ticks is left out.
 """
 
+import gc
 import resource
 import time
 import warnings
@@ -187,6 +188,9 @@ def driving(dataset: Dataset, said: Console) -> Iterator[Driver]:
     with dg.DagsterInstance.get() as instance:
         driver = Driver(defs(), dataset, instance, said)
         driver.settle()
+        # What the libraries made is there to stay: a year of days need not look through it for garbage.
+        gc.collect()
+        gc.freeze()
         yield driver
 
 
