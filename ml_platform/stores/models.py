@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -47,6 +47,9 @@ _EXTRA_FILES = "extra_files"
 _DECLARED_FILE = "declaration.json"
 _MAPPINGS = ("inputs", "libraries")
 _LOAD_CHECK = Path(__file__).with_name("load_check.py")
+_PAGE = 1000
+"""How much MLflow is asked for at once: it gives no more registered models than that."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -174,7 +177,7 @@ class ModelStore:
         experiment = self._client.get_experiment_by_name(model)
         if experiment is None:
             return {}
-        running = self._client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+        running = _every(self._client.search_runs, [experiment.experiment_id], "attributes.status = 'RUNNING'")
         return {run.info.run_id: run.data.tags.get(DAGSTER_RUN_TAG, "") for run in running}
 
     def experiment(self, model: str) -> str:
@@ -289,7 +292,7 @@ class ModelStore:
 
     def versions(self, name: str) -> list[int]:
         """Every registered version, ascending; empty if the model is not registered."""
-        found = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
+        found = _every(self._client.search_model_versions, f"name = '{name}'")
         return sorted(int(version.version) for version in found)
 
     def candidate(self, name: str) -> ModelVersion | None:
@@ -404,18 +407,16 @@ class ModelStore:
 
     def registered(self) -> list[str]:
         """Every model that has a version, declared or not."""
-        return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
+        return sorted(model.name for model in _every(self._client.search_registered_models))
 
     def failed_runs(self, before: datetime) -> list[str]:
         """Runs of every experiment that failed or were killed and ended before a moment (wall time)."""
-        experiments = [found.experiment_id for found in self._client.search_experiments(max_results=1000)]
+        experiments = [found.experiment_id for found in _every(self._client.search_experiments)]
         ended = f"attributes.end_time < {int(before.timestamp() * 1000)}"
         return [
             run.info.run_id
             for status in ("FAILED", "KILLED")
-            for run in self._client.search_runs(
-                experiments, f"attributes.status = '{status}' AND {ended}", max_results=1000
-            )
+            for run in _every(self._client.search_runs, experiments, f"attributes.status = '{status}' AND {ended}")
         ]
 
     def delete_run(self, run_id: str) -> None:
@@ -526,3 +527,12 @@ class ModelStore:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _every(search: Callable[..., Any], *asked: object) -> Iterator[Any]:
+    """All that a search of MLflow finds, which it gives a page at a time."""
+    page = search(*asked, max_results=_PAGE)
+    yield from page
+    while page.token:
+        page = search(*asked, max_results=_PAGE, page_token=page.token)
+        yield from page

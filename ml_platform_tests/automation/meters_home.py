@@ -12,9 +12,20 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorType
+
+from ml_platform.automation import sensor
+from ml_platform.automation.jobs import UNFINISHED
+from ml_platform.automation.runs import TRIGGER_TAG
 from ml_platform.serving.servers import Servers, servers
 from ml_platform.settings import DEFAULT_PORTS, Settings, load
+from ml_platform.stores.declarations import load_dataset
 from ml_platform.stores.instance import is_free, prepare_dagster_home
+from ml_platform.stores.planning import plan
+
+STALE_SOON = ("cooldown: 2d, stale_after: 7d", "cooldown: 2d, stale_after: 3d")
+"""A change of the project: its model is trained again for its age after some days."""
 
 METERS = Path(__file__).parents[1] / "second_data_set"
 PATIENCE_SECONDS = 240
@@ -76,6 +87,29 @@ def serving(settings: Settings) -> Iterator[Servers]:
     with Servers(settings, servers(settings)) as running:
         list(running.wait_until_ready(threading.Event()))
         yield running
+
+
+def at_rest(instance: dg.DagsterInstance, settings: Settings, made: Path) -> bool:
+    """Whether nothing is out of date or under way, and the conditions were evaluated after the last run ended."""
+    if plan(settings, load_dataset(made / "energy_demand" / "defs" / "meters")).stale:
+        return False
+    if instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED]), limit=1):
+        return False
+    states = {
+        state.instigator_name: state for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    }
+    ended = max((record.end_time or 0.0 for record in instance.get_run_records(limit=5)), default=0.0)
+    conditions = states.get(sensor.NAME)
+    if conditions is None or not ended:
+        return False
+    ticks = instance.get_ticks(conditions.instigator_origin_id, conditions.selector_id, limit=1)
+    return bool(ticks) and ticks[0].timestamp > ended and ticks[0].end_timestamp is not None
+
+
+def called(instance: dg.DagsterInstance) -> list[str]:
+    """What called for each training, the first one first."""
+    runs = reversed(instance.get_runs())
+    return [run.tags[TRIGGER_TAG] for run in runs if TRIGGER_TAG in run.tags]
 
 
 def wait_for(what: str, seen: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:

@@ -10,26 +10,18 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.scheduler.instigation import InstigatorType
 
-from ml_platform.automation import sensor
-from ml_platform.automation.jobs import UNFINISHED
-from ml_platform.settings import Settings
-from ml_platform.stores.declarations import Dataset, load_dataset
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.models import ModelStore
-from ml_platform.stores.planning import plan
 from ml_platform_tests.automation import meters_home
-from ml_platform_tests.automation.meters_home import deliveries, wait_for
+from ml_platform_tests.automation.meters_home import STALE_SOON, at_rest, called, deliveries, wait_for
 from ml_platform_tests.automation.nursery import Meters, Nursery
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FORTNIGHT = [(deliveries.START + timedelta(days=day)).date().isoformat() for day in range(5, 15)]
 """The first days come at once; then each by itself."""
-
-STALE_SOON = ("cooldown: 2d, stale_after: 7d", "cooldown: 2d, stale_after: 3d")
 
 
 @dataclass(frozen=True)
@@ -50,29 +42,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Lived:
         for name, value in meters_home.environment(meters.home, meters.project).items():
             patch.setenv(name, value)
         settings = meters_home.prepared(meters.home, meters.project)
-        dataset = load_dataset(meters.project / "energy_demand" / "defs" / "meters")
         with meters_home.serving(settings), dg.DagsterInstance.get() as instance:
             for day in FORTNIGHT:
                 meters.deliver(day)
-                wait_for(f"coming to rest after {day}", lambda: at_rest(instance, settings, dataset))
-            runs = instance.get_runs()
-    called = [run.tags["ml_platform/trigger"] for run in reversed(runs) if "ml_platform/trigger" in run.tags]
-    return Lived(meters, {run.status for run in runs}, called)
-
-
-def at_rest(instance: dg.DagsterInstance, settings: Settings, dataset: Dataset) -> bool:
-    """Whether nothing is out of date or under way, and the conditions were evaluated after the last run ended."""
-    if plan(settings, dataset).stale or instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED]), limit=1):
-        return False
-    states = {
-        state.instigator_name: state for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-    }
-    ended = max((record.end_time or 0.0 for record in instance.get_run_records(limit=5)), default=0.0)
-    conditions = states.get(sensor.NAME)
-    if conditions is None or not ended:
-        return False
-    ticks = instance.get_ticks(conditions.instigator_origin_id, conditions.selector_id, limit=1)
-    return bool(ticks) and ticks[0].timestamp > ended and ticks[0].end_timestamp is not None
+                wait_for(f"coming to rest after {day}", lambda: at_rest(instance, settings, meters.project))
+            return Lived(meters, {run.status for run in instance.get_runs()}, called(instance))
 
 
 def trainings(meters: Meters) -> list[tuple[Any, ...]]:
