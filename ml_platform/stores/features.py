@@ -128,13 +128,13 @@ class FeatureClient:
         if newest.is_empty():
             return Pushed(0, 0)
         store = self._newest_store()
-        held = self._held_online(store, spec, newest)
+        held = _held_online(store, spec, newest)
         missing = newest.filter(~held)
         if missing.is_empty():
             return Pushed(newest.height, newest.height)
         with _quiet():
             store.write_to_online_store(view, missing.to_pandas(), transform_on_write=False)
-        written = self._held_online(store, spec, missing)
+        written = _held_online(store, spec, missing)
         return Pushed(newest.height, int(held.sum()) + int(written.sum()))
 
     def online(
@@ -215,18 +215,8 @@ class FeatureClient:
         keys = [key.name for key in spec.join_keys]
         if missing := sorted(set(keys) - set(rows.columns)):
             raise ValueError(f"view {view!r} needs the columns {missing}; given are {rows.columns}")
-        store = self._newest_store()
-        with _quiet():
-            answer = store.get_online_features(
-                features=[f"{view}:{feature.name}" for feature in spec.features],
-                entity_rows=rows.select(keys).to_dicts(),
-            ).to_dict(include_event_timestamps=True)
-        # Every value of a view has its row's moment.
-        seconds = pl.Series(answer[f"{spec.features[0].name}__ts"], dtype=pl.Int64)
-        columns = [
-            _alive(pl.Series(column.name, answer[column.name], column.polars_dtype, strict=False), seconds, spec, as_of)
-            for column in spec.features
-        ]
+        values, seconds = _ask_online(self._newest_store(), spec, rows)
+        columns = [_alive(each, seconds, spec, as_of) for each in values]
         moment = pl.from_epoch(seconds.alias(EVENT_TIME), time_unit="s").cast(_UTC)
         return rows.with_columns(*columns, _alive(moment, seconds, spec, as_of))
 
@@ -324,23 +314,30 @@ class FeatureClient:
         newest = rows.select(*columns, EVENT_TIME).collect().sort(EVENT_TIME)
         return newest.unique(keys, keep="last", maintain_order=True)
 
-    def _held_online(self, store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> pl.Series:
-        """Of each row, whether the online store answers its key with its moment and its values."""
-        keys = [key.name for key in view.join_keys]
-        held = []
-        for chunk in newest.iter_slices(_READ_BACK_ROWS):
-            with _quiet():
-                answer = store.get_online_features(
-                    features=[f"{view.name}:{column.name}" for column in view.features],
-                    entity_rows=chunk.select(keys).to_dicts(),
-                ).to_dict(include_event_timestamps=True)
-            moments = pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
-            same = moments.eq_missing(chunk[EVENT_TIME].dt.epoch("s"))
-            for column in view.features:
-                values = pl.Series(answer[column.name], dtype=column.polars_dtype, strict=False)
-                same &= _as_online(values).eq_missing(_as_online(chunk[column.name]))
-            held.append(same)
-        return pl.concat(held)
+
+def _held_online(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> pl.Series:
+    """Of each row, whether the online store answers its key with its moment and its values."""
+    held = []
+    for chunk in newest.iter_slices(_READ_BACK_ROWS):
+        answer, seconds = _ask_online(store, view, chunk)
+        same = seconds.eq_missing(chunk[EVENT_TIME].dt.epoch("s"))
+        for values in answer:
+            same &= _as_online(values).eq_missing(_as_online(chunk[values.name]))
+        held.append(same)
+    return pl.concat(held)
+
+
+def _ask_online(store: "FeatureStore", view: ViewSpec, rows: pl.DataFrame) -> tuple[list[pl.Series], pl.Series]:
+    """Each feature's values in the online store for the rows' join keys, and those rows' moments (epoch seconds)."""
+    keys = [key.name for key in view.join_keys]
+    with _quiet():
+        answer = store.get_online_features(
+            features=[f"{view.name}:{column.name}" for column in view.features],
+            entity_rows=rows.select(keys).to_dicts(),
+        ).to_dict(include_event_timestamps=True)
+    values = [pl.Series(each.name, answer[each.name], each.polars_dtype, strict=False) for each in view.features]
+    # Every value of a view has its row's moment.
+    return values, pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
 
 
 def _as_online(values: pl.Series) -> pl.Series:
