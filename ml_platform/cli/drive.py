@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -131,7 +132,9 @@ class Driver:
 
     def _run(self, job_name: str | None, request: dg.RunRequest) -> None:
         """Run it in this process: a job's request, or (no name) one of conditions on some assets and days."""
-        tags = {**request.tags, _DRIVEN: "true"}
+        # Its own partition would contradict the range of days.
+        tags = {name: value for name, value in request.tags.items() if name != PARTITION_NAME_TAG}
+        tags[_DRIVEN] = "true"
         if request.run_key:
             tags["dagster/run_key"] = request.run_key
         selection, days = request.asset_selection, None

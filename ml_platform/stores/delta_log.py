@@ -100,9 +100,15 @@ class OpenTable:
             return rows, anew
 
     def _has_grown(self, version: int) -> bool:
-        """Whether there may be a newer version; on a local disk one look for the next commit tells."""
-        following = f"{version + 1:020}.json"
-        return not _is_local(self._uri) or (Path(self._uri) / _LOG / following).exists()
+        """Whether there may be a newer version; on a local disk a look for the next commit tells.
+
+        Commits are cleaned up oldest first, those that a checkpoint holds: if this version's own is gone, so may be
+        the next.
+        """
+        if not _is_local(self._uri):
+            return True
+        own, following = (Path(self._uri) / _LOG / f"{number:020}.json" for number in (version, version + 1))
+        return following.exists() or not own.exists()
 
     def _first_commit(self) -> tuple[int, int] | None:
         """What tells a table on a local disk from another in its place; None elsewhere."""

@@ -37,6 +37,11 @@ _TABLE_CONFIGURATION = {
     # Whoever opens a table reads the commits since the last checkpoint one by one.
     "delta.checkpointInterval": "20",
 }
+_CATALOG_CONFIGURATION = {
+    # Nobody asks for an earlier catalog, and each commit takes as long as its log is: that of a year of days, driven
+    # within the hour, would be thousands of files. So long may a process take from looking to writing.
+    "delta.logRetentionDuration": "interval 2 minutes"
+}
 _COMMIT_ATTEMPTS = 8
 _CATALOG_COMPACTED_EVERY = 250
 """Commits to the catalog."""
@@ -482,6 +487,7 @@ class Lake:
 
         def write() -> int:
             new = not self.exists(table)
+            configuration = _TABLE_CONFIGURATION | (_CATALOG_CONFIGURATION if table == CATALOG else {})
             write_deltalake(
                 self.uri(table) if new else self._newest(table),
                 frame,
@@ -490,7 +496,7 @@ class Lake:
                 predicate=predicate,
                 schema_mode="merge" if predicate is not None or mode == "append" else (None if new else "overwrite"),
                 storage_options=self._options,
-                configuration=_TABLE_CONFIGURATION if new else None,
+                configuration=configuration if new else None,
             )
             return self.version(table)
 

@@ -10,7 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from ml_platform.stores.catalog import CATALOG, Catalog, PartitionState
 from ml_platform.stores.delta_log import OpenTable
-from ml_platform.stores.lake import Lake
+from ml_platform.stores.lake import _CATALOG_CONFIGURATION, Lake
 
 TABLE, DAY = "raw/counts", "2013-01-01"
 NUMBERS = {"number": pl.Int64}
@@ -96,3 +96,28 @@ def test_of_many_versions_a_few_are_kept_open(tmp_path: Path) -> None:
     table = OpenTable(place, {})
     assert [table.at(version).to_pyarrow_table().num_rows for version in range(8)] == list(range(1, 9))
     assert table.at().version() == 7
+
+
+def test_who_looked_long_ago_sees_what_came_since_though_the_log_was_cleaned_up(tmp_path: Path) -> None:
+    place = str(tmp_path / "table")
+    cleaned = {"delta.logRetentionDuration": "interval 0 seconds", "delta.checkpointInterval": "5"}
+    write_deltalake(place, pl.DataFrame({"number": [0]}), configuration=cleaned)
+    watching = OpenTable(place, {})
+    assert watching.news(NUMBERS)[0].height == 1
+    for value in range(1, 23):
+        write_deltalake(place, pl.DataFrame({"number": [value]}), mode="append")
+    assert not (tmp_path / "table" / "_delta_log" / f"{1:020}.json").exists()
+    rows, complete = watching.news(NUMBERS)
+    assert (sorted(rows["number"]), complete) == ([*range(23)], True)
+    write_deltalake(place, pl.DataFrame({"number": [23]}), mode="append")
+    rows, complete = watching.news(NUMBERS)
+    assert (rows["number"].to_list(), complete) == ([23], False)
+
+
+def test_the_log_of_the_catalog_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_CATALOG_CONFIGURATION, "delta.logRetentionDuration", "interval 0 seconds")
+    lake = Lake(str(tmp_path))
+    written = [write(lake, value) for value in range(50)]
+    assert len(list((tmp_path / CATALOG / "_delta_log").iterdir())) < 30
+    assert [state.content_hash for state in anew(lake).history(TABLE)] == [state.content_hash for state in written]
+    assert lake.partitions(TABLE)[DAY].content_hash == written[-1].content_hash
