@@ -14,6 +14,7 @@ from rich.console import Console
 from ml_platform.automation.jobs import TRAINING_STAGES
 from ml_platform.cli.drive import Driver
 from ml_platform.defs.nyc_flights.replay import Awkward
+from ml_platform.stores.planning import plan
 from ml_platform.stores.training_requests import TrainingRequests
 from ml_platform_tests.loop.homes import FLIGHTS, Home, small
 
@@ -165,3 +166,26 @@ def test_catching_up_after_days_offline_is_one_run_of_the_chain(watched: Home) -
         # The second scores what the new champion has not: its own run, because it came later.
         assert len(chains) <= 2
         assert len(trainings(driven)) == 1, "four days of labels are one reason to train"
+
+
+def test_what_a_failed_run_left_of_a_day_is_requested_once_more(watched: Home) -> None:
+    table = watched.settings.home / "lake" / "flight_delay" / "labels"
+    away = table.with_name("away")
+    with driver(watched) as driven:
+        table.rename(away)
+        table.touch()
+        watched.land(until=SEVENTEEN_DAYS + DAY)
+        (landed,) = driven._landing()
+        driven._run("nyc_flights_daily", landed)
+        assert "labels" in driven.failures.pop()
+        table.unlink()
+        away.rename(table)
+
+        driven.settle()
+        assert driven.failures == []
+        again = driven.instance.get_run_by_id(driven.run_ids[1])
+        assert again is not None
+        assert again.tags["dagster/asset_partition_range_start"] == SEVENTEEN_DAYS.isoformat()
+        assert dg.AssetKey(["flight_delay", "labels"]) in (again.asset_selection or ())
+        assert SEVENTEEN_DAYS.isoformat() in watched.lake.partitions("flight_delay/labels")
+        assert plan(watched.settings, watched.dataset).stale == {}
