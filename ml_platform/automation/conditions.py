@@ -9,8 +9,6 @@ of any tick can be read in the UI; the figures behind it are in ``ml-platform pl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -207,15 +205,9 @@ def _plan(dataset: Dataset, evaluation: datetime) -> Plan:
 
     def made() -> Plan:
         here = settings.load()
-        return plan(here, dataset, landing=_landing(here.landing))
+        return plan(here, dataset)
 
     return _once(_plans, dataset.name, evaluation, made)
-
-
-@lru_cache(maxsize=4)
-def _landing(root: Path) -> Landing:
-    """What has landed there; what its files are is remembered from one evaluation to the next."""
-    return Landing(root)
 
 
 _verdicts: dict[str, tuple[datetime, RetrainVerdict | None]] = {}

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +53,7 @@ class LandedFile:
 
 @dataclass(frozen=True)
 class Landing:
-    """What lies under ``root`` at the moment of each call; digests are remembered while files do not change.
+    """What lies under ``root`` at the moment of each call.
 
     A file that was changed within ``settle`` of now may still be written: its partition counts as not landed, because
     without the file it would be taken for one that was corrected.
@@ -61,7 +61,6 @@ class Landing:
 
     root: Path
     settle: timedelta = timedelta(0)
-    _digests: dict[Path, tuple[tuple[int, ...], bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def periods(self, spec: TableSpec) -> dict[str, tuple[LandedFile, ...]]:
         """The files of each landed partition, both in order; a reference table has the partition ``all``."""
@@ -123,17 +122,8 @@ class Landing:
         whole = hashlib.blake2b(digest_size=16)
         for file in files:
             name = file.name.encode()
-            whole.update(len(name).to_bytes(4, "big") + name + self._digest(file.path))
+            whole.update(len(name).to_bytes(4, "big") + name + _digest(file.path))
         return whole.hexdigest()
-
-    def _digest(self, path: Path) -> bytes:
-        stat = os.stat(path)
-        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        known = self._digests.get(path)
-        if known is None or known[0] != seen:
-            known = seen, hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-            self._digests[path] = known
-        return known[1]
 
     def _files(self, spec: TableSpec) -> Iterator[LandedFile]:
         found = [(file, settled) for _, file, settled in self._entries(spec) if file is not None]
@@ -164,6 +154,20 @@ def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:
     ends = [landing.landed_through(spec) for spec in specs if spec.kind is TableKind.PARTITIONED]
     known = [end for end in ends if end is not None]
     return min(known) if known and len(known) == len(ends) else None
+
+
+def _digest(path: Path) -> bytes:
+    """A hash of a file's content, which is read once a process while the file stays what it is.
+
+    A sensor asks every other second about all that ever landed.
+    """
+    stat = os.stat(path)
+    return _content_digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=2**18)
+def _content_digest(path: Path, *_state: int) -> bytes:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
 
 
 @lru_cache(maxsize=2**16)
