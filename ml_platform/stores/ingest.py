@@ -4,7 +4,7 @@ A refused file blocks its own partition: what the raw table had for that day sta
 read the day waits until the file is right. Files whose bytes and contract are what they were are not read again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
 import polars as pl
@@ -29,10 +29,10 @@ def quarantine_table(spec: TableSpec) -> str:
     return f"quarantine/{spec.name}"
 
 
-def identities(landing: Landing, spec: TableSpec) -> dict[str, str]:
-    """What each landed raw partition is made from: its files' bytes and the contract."""
+def identities(landing: Landing, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:
+    """What each landed raw partition (of these, if given) is made from: its files' bytes and the contract."""
     contract = spec.model_dump_json(exclude={"quarantine_limit"})  # by it an alert is raised, no row judged
-    return {partition: digest(files, contract) for partition, files in landing.fingerprints(spec).items()}
+    return {partition: digest(files, contract) for partition, files in landing.fingerprints(spec, partitions).items()}
 
 
 def stale_partitions(lake: Lake, table: str, landed: Mapping[str, str]) -> list[str]:
@@ -45,7 +45,7 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
     """Bring these partitions of a raw table up to date with what has landed; one outcome each."""
     table = raw_table(spec)
     before = lake.partitions(table)
-    landed = identities(landing, spec)
+    landed = identities(landing, spec, frozenset(partitions))
     files = landing.periods(spec)
     stale = [
         name

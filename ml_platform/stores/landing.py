@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -114,9 +114,13 @@ class Landing:
         """A hash over names and contents of a partition's files; it changes exactly when they do."""
         return self._fingerprint(self.periods(spec).get(partition, ()))
 
-    def fingerprints(self, spec: TableSpec) -> dict[str, str]:
-        """:meth:`fingerprint` of every landed partition, with one look at the folder."""
-        return {partition: self._fingerprint(files) for partition, files in self.periods(spec).items()}
+    def fingerprints(self, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:
+        """:meth:`fingerprint` of every landed partition, or those among ``partitions``, with one look at the folder."""
+        return {
+            partition: self._fingerprint(files)
+            for partition, files in self.periods(spec).items()
+            if partitions is None or partition in partitions
+        }
 
     def _fingerprint(self, files: Iterable[LandedFile]) -> str:
         whole = hashlib.blake2b(digest_size=16)
