@@ -3,17 +3,28 @@
 Belongs here: the join alone, on frames. Which tables are joined, and how they are named, does not.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-_ROW, _EVENT, _AVAILABLE = "__row", "__event", "__available"
+History = Callable[[datetime | None, datetime], pl.LazyFrame]
+"""Feature rows by event time: those after the first moment (None: from the beginning) up to the second, included."""
+
+STEP_ROWS = 2_000_000
+
+_MICROSECOND = timedelta(microseconds=1)
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
+_TIME = pl.Datetime("us", "UTC")
+_AT, _EVENT, _USABLE, _RANK = "__at", "__event", "__usable", "__rank"
+_BEYOND = 1 << 62
+"""More microseconds than any moment has."""
 
 
 def join_as_of(
     entities: pl.DataFrame,
-    features: pl.DataFrame,
+    history: History,
     *,
     keys: Mapping[str, str],
     at: str,
@@ -22,22 +33,29 @@ def join_as_of(
     ttl: timedelta | None = None,
     created: str | None = None,
     created_bounds: bool = False,
+    step_rows: int = STEP_ROWS,
 ) -> pl.DataFrame:
     """``entities`` with the values of each key's newest feature row at or before the entity's moment.
 
-    Newest is by ``event``, then by ``created``. A null key matches nothing. Rows, their order and
+    Newest is by ``event``, then by ``created``. A null key or moment matches nothing. Rows, their order and
     duplicates among them are kept as they are.
 
+    Entities are taken in the order of their moments, ``step_rows`` at a time. History is read once, as far as each step
+    needs it, and of what is older the newest row of each key is held: memory grows with a step and the number of keys,
+    not with history.
+
     Args:
-        entities: rows to enrich: the keys of ``keys`` and ``at``.
-        features: the columns ``keys.values()``, ``event``, ``values`` and ``created`` if given.
-        keys: entity column by feature column, as ``{"origin": "origin"}``: entity name first.
+        entities: rows to enrich: the keys of ``keys`` and ``at`` (microseconds, UTC).
+        history: gives the columns ``keys.values()``, ``event`` (microseconds, UTC), ``values``, ``created`` if given;
+            keys have the entities' types.
+        keys: feature column by entity column.
         at: the entities' moment.
         event: when a feature row's values became true.
         values: feature columns wanted; none may be a column of ``entities``.
         ttl: a feature row older than this at ``at`` counts as absent; None or zero: rows never expire.
-        created: when a feature row was written.
+        created: when a feature row was written (microseconds, UTC).
         created_bounds: a feature row counts only where ``created`` too is at or before ``at``.
+        step_rows: entities at a time, at least one.
 
     Returns:
         ``entities`` with the columns ``values``, null where nothing was known.
@@ -49,42 +67,124 @@ def join_as_of(
         raise ValueError(f"feature columns {clash} are already columns of the entity frame")
     if created_bounds and created is None:
         raise ValueError("created_bounds needs the name of the created column")
-    right_keys = list(keys.values())
-    left_keys = list(keys)
-    known = features.drop_nulls([*right_keys, event])
-    order = [event] if created is None else [event, created]
-    if created_bounds and created is not None:
-        # A row is usable from max(event, created). Of the rows usable by then, the greatest
-        # (event, created) wins, so only rows that raise its running maximum can ever be the answer.
-        known = (
-            known.with_columns(pl.max_horizontal(event, created).alias(_AVAILABLE))
-            .with_columns(pl.struct(order).rank("dense").alias(_ROW))
-            .sort(_AVAILABLE, _ROW)
-            .filter(pl.col(_ROW) == pl.col(_ROW).cum_max().over(right_keys))
-            .drop(_ROW)
-        )
-    else:
-        known = known.sort(order, maintain_order=True).with_columns(pl.col(event).alias(_AVAILABLE))
-    right = known.select(
-        *(pl.col(theirs).alias(f"__key_{ours}") for ours, theirs in keys.items()),
-        pl.col(event).alias(_EVENT),
-        _AVAILABLE,
-        *values,
+    join = _Join(dict(keys), event, list(values), ttl or None, created, created_bounds)
+    asking = entities.select(*keys, pl.col(at).cast(_TIME).fill_null(_NEVER).alias(_AT))
+    order = None if asking[_AT].is_sorted() else asking[_AT].arg_sort()
+    steps = (
+        asking.slice(start, step_rows) if order is None else asking[order.slice(start, step_rows)]
+        for start in range(0, max(1, asking.height), step_rows)
     )
-    rows = entities.with_row_index(_ROW)
-    joined = (
-        rows.select(_ROW, pl.col(at).cast(right.schema[_AVAILABLE]).alias(at), *(k for k in left_keys if k != at))
-        .sort(at)
-        .drop_nulls(left_keys)
-        .join_asof(
-            right,
-            left_on=at,
-            right_on=_AVAILABLE,
-            by_left=left_keys,
-            by_right=[f"__key_{ours}" for ours in left_keys],
+    found = pl.concat(join.sweep(steps, history), rechunk=True)
+    return entities.hstack(found if order is None else found[order.arg_sort()])
+
+
+@dataclass(frozen=True)
+class _Join:
+    keys: Mapping[str, str]
+    event: str
+    values: Sequence[str]
+    ttl: timedelta | None
+    created: str | None
+    created_bounds: bool
+
+    def sweep(self, steps: Iterable[pl.DataFrame], history: History) -> Iterator[pl.DataFrame]:
+        """The values of each row of steps whose moments ascend."""
+        held: pl.DataFrame | None = None
+        until: datetime | None = None
+        for step in steps:
+            first, last = _span(step)
+            if held is None:
+                # Of what is older than every row, one row of each key is enough.
+                before = first - _MICROSECOND
+                held = self._newest(history(self._oldest(first), before), before)
+                until = before
+            fresh = history(until, last).select(held.columns).collect(engine="streaming")
+            known = pl.concat([held, fresh])
+            yield self._answer(step, known)
+            held, until = self._newest(known.lazy(), last), last
+
+    def _oldest(self, first: datetime) -> datetime | None:
+        """Before which a feature row has expired at every moment from the first on."""
+        return None if self.ttl is None or first - _NEVER <= self.ttl else first - self.ttl - _MICROSECOND
+
+    def _answer(self, step: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+        joined = step.join_asof(
+            self._usable(known).select(
+                _USABLE,
+                pl.col(self.event).alias(_EVENT),
+                *(pl.col(theirs).alias(f"__key_{ours}") for ours, theirs in self.keys.items()),
+                *self.values,
+            ),
+            left_on=_AT,
+            right_on=_USABLE,
+            by_left=list(self.keys) or None,
+            by_right=[f"__key_{ours}" for ours in self.keys] or None,
             check_sortedness=False,
         )
-    )
-    if ttl:
-        joined = joined.filter(pl.col(_EVENT) >= pl.col(at) - ttl)
-    return rows.join(joined.select(_ROW, *values), on=_ROW, how="left", maintain_order="left").drop(_ROW)
+        if self.ttl is None:
+            return joined.select(self.values)
+        alive = pl.col(_AT) - pl.col(_EVENT) <= self.ttl
+        return joined.select(pl.when(alive).then(pl.col(value)).alias(value) for value in self.values)
+
+    def _usable(self, known: pl.DataFrame) -> pl.DataFrame:
+        """The rows that can be an answer, in the order in which they become one."""
+        order = [self.event] if self.created is None else [self.event, self.created]
+        if not self.created_bounds or self.created is None:
+            return known.sort(order, maintain_order=True).with_columns(pl.col(self.event).alias(_USABLE))
+        # A row is usable from max(event, created). Of the rows usable by then, the greatest (event, created) wins, so
+        # only rows that raise its running maximum can ever be the answer.
+        return (
+            known.with_columns(
+                pl.max_horizontal(self.event, self.created).alias(_USABLE), pl.struct(order).rank("dense").alias(_RANK)
+            )
+            .sort(_USABLE, _RANK)
+            .filter(pl.col(_RANK) == self._so_far(pl.col(_RANK).cum_max()))
+            .drop(_RANK)
+        )
+
+    def _so_far(self, running: pl.Expr) -> pl.Expr:
+        return running.over(list(self.keys.values())) if self.keys else running
+
+    def _newest(self, rows: pl.LazyFrame, until: datetime) -> pl.DataFrame:
+        """What of these rows, which are those up to a moment, can be an answer after it."""
+        keys = list(self.keys.values())
+        carried = [*([self.created] if self.created else []), *self.values]
+        rows = rows.drop_nulls([*keys, self.event])
+        if self.ttl is not None and until - _NEVER > self.ttl:
+            rows = rows.filter(pl.col(self.event) > until - self.ttl)
+        waiting = None
+        if self.created_bounds and self.created is not None:
+            # Without a moment of writing a row is never known to be there.
+            rows = rows.drop_nulls(self.created)
+            waiting = rows.filter(pl.col(self.created) > until)
+            rows = rows.filter(pl.col(self.created) <= until)
+        newest = newest_of_each(rows.select(*keys, self.event, *carried), keys, self.event, self.created)
+        return (
+            newest if waiting is None else pl.concat([newest, waiting.select(newest.collect_schema().names())])
+        ).collect(engine="streaming")
+
+
+def newest_of_each(rows: pl.LazyFrame, keys: Sequence[str], event: str, created: str | None = None) -> pl.LazyFrame:
+    """The row of each key with the greatest ``event``, then ``created``, found without sorting or holding the others.
+
+    Args:
+        rows: any columns beside these; ``event`` and ``created`` are timestamps in microseconds.
+        keys: columns that tell one thing from another; none: all rows are of one thing.
+        event: when a row became true.
+        created: when it was written; a row of which nobody knows is older than any.
+    """
+    rank = pl.col(event).to_physical()
+    if created is not None:
+        rank = rank.cast(pl.Int128) * _BEYOND + pl.col(created).to_physical().fill_null(1 - _BEYOND)
+    others = [name for name in rows.collect_schema().names() if name not in keys]
+    ranked = rows.with_columns(rank.alias(_RANK))
+    newest = pl.col(others).max_by(_RANK)
+    return ranked.group_by(keys).agg(newest) if keys else ranked.select(newest).drop_nulls(event)
+
+
+def _span(step: pl.DataFrame) -> tuple[datetime, datetime]:
+    """The first and the last moment; if there is none, one before all history."""
+    moments = step[_AT].filter(step[_AT] != _NEVER)
+    if moments.is_empty():
+        return _NEVER + _MICROSECOND, _NEVER + _MICROSECOND
+    return moments[0], moments[-1]

@@ -1,5 +1,6 @@
 """The point-in-time join against its definition, row by row."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,6 +40,16 @@ def entity_frame(rows: list[tuple[Any, Any, int]]) -> pl.DataFrame:
     )
 
 
+def history(rows: pl.DataFrame) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
+    """As a store would read it: rows of a span of event time."""
+
+    def between(after: datetime | None, until: datetime) -> pl.LazyFrame:
+        inside = pl.col("event") <= until
+        return rows.lazy().filter(inside if after is None else inside & (pl.col("event") > after))
+
+    return between
+
+
 def brute_force(
     entity: dict[str, Any], features: pl.DataFrame, ttl: timedelta | None, created: bool, bounds: bool
 ) -> str | None:
@@ -62,15 +73,20 @@ def brute_force(
     entities=entity_rows,
     ttl=st.one_of(st.none(), st.integers(0, 8)),
     bounds=st.booleans(),
+    step_rows=st.sampled_from([1, 2, 3, 5, 100]),
 )
 def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
-    features: list[tuple[Any, Any, int, int]], entities: list[tuple[Any, Any, int]], ttl: int | None, bounds: bool
+    features: list[tuple[Any, Any, int, int]],
+    entities: list[tuple[Any, Any, int]],
+    ttl: int | None,
+    bounds: bool,
+    step_rows: int,
 ) -> None:
     known, rows = feature_frame(features), entity_frame(entities)
     lifetime = None if ttl is None else timedelta(minutes=ttl)
     joined = join_as_of(
         rows,
-        known,
+        history(known),
         keys={"k": "k", "other": "j"},
         at="moment",
         event="event",
@@ -78,6 +94,7 @@ def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
         ttl=lifetime,
         created="created",
         created_bounds=bounds,
+        step_rows=step_rows,
     )
     assert joined.drop("value").equals(rows)
     expected = [brute_force(row, known, lifetime, True, bounds) for row in rows.iter_rows(named=True)]
@@ -87,7 +104,9 @@ def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
 def test_without_created_the_event_alone_decides() -> None:
     known = feature_frame([("a", "b", 5, 9), ("a", "b", 3, 1)])
     rows = entity_frame([("a", "b", 4), ("a", "b", 5), ("a", "b", 2)])
-    joined = join_as_of(rows, known, keys={"k": "k", "other": "j"}, at="moment", event="event", values=["value"])
+    joined = join_as_of(
+        rows, history(known), keys={"k": "k", "other": "j"}, at="moment", event="event", values=["value"]
+    )
     assert joined["value"].to_list() == ["ab3:1", "ab5:9", None]
 
 
@@ -96,7 +115,7 @@ def test_a_correction_counts_from_when_it_was_written() -> None:
     rows = entity_frame([("a", "b", minute) for minute in (1, 5, 6, 7, 8)])
     joined = join_as_of(
         rows,
-        known,
+        history(known),
         keys={"k": "k", "other": "j"},
         at="moment",
         event="event",
@@ -111,7 +130,7 @@ def test_a_value_named_like_an_entity_column_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\['n'\] are already columns"):
         join_as_of(
             entity_frame([]),
-            feature_frame([]).rename({"value": "n"}),
+            history(feature_frame([]).rename({"value": "n"})),
             keys={"k": "k"},
             at="moment",
             event="event",

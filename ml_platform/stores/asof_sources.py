@@ -1,0 +1,274 @@
+"""Feast's file sources as polars reads and writes them: Parquet, Delta, and tables of the lake.
+
+Only the offline store imports this module, and only Feast imports that: Feast may be imported at the top here.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast.data_format import DeltaFormat, ParquetFormat
+from feast.data_source import DataSource
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.file_source import FileSource
+from feast.repo_config import RepoConfig
+
+from ml_platform.stores.lake import Lake
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+_MICROSECOND = timedelta(microseconds=1)
+_WIDER = pl.ScanCastOptions(
+    integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
+)
+"""The files of one source may have been written by different programs."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a source holds, unread: ``name`` is what messages call it, ``by_day`` whether ``day`` partitions it."""
+
+    name: str
+    lazy: pl.LazyFrame
+    schema: Mapping[str, pl.DataType]
+    by_day: bool
+
+    def require(self, columns: Sequence[str]) -> None:
+        """See that columns are there.
+
+        Raises:
+            ValueError: some are not; the message names them and those that are.
+        """
+        if absent := sorted(set(columns) - set(self.schema)):
+            raise ValueError(f"{self.name} lacks the columns {absent}; it has {sorted(self.schema)}")
+
+    def between(self, timestamp: str, first: datetime | None, last: datetime | None) -> pl.LazyFrame:
+        """The rows whose timestamp is in ``[first, last]``, to the microsecond, as they are stored.
+
+        The condition is on the column as it is stored, so that files that cannot hold such rows are not read.
+
+        Raises:
+            ValueError: the column is no timestamp.
+        """
+        rows, stored = self.lazy, moment(self, timestamp)
+        if self.by_day:
+            # Partitions are days of the event: whole files are skipped.
+            if first is not None:
+                rows = rows.filter(pl.col("day") >= first.astimezone(UTC).date())
+            if last is not None:
+                rows = rows.filter(pl.col("day") <= last.astimezone(UTC).date())
+        dtype, zone = self.schema[timestamp], "UTC"
+        if isinstance(dtype, pl.Datetime):
+            stored, zone = pl.col(timestamp), dtype.time_zone or ""
+        if first is not None:
+            rows = rows.filter(stored >= _in_zone(first, zone))
+        if last is not None:
+            rows = rows.filter(stored < _in_zone(last + _MICROSECOND, zone))
+        return rows
+
+
+def _in_zone(moment: datetime, zone: str) -> datetime:
+    """A moment as polars writes it in a zone; without one, as it is in UTC."""
+    return moment.astimezone(ZoneInfo(zone)) if zone else moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def moment(rows: Rows, column: str) -> pl.Expr:
+    """A stored timestamp in microseconds and UTC; one without a zone is in UTC, a date is its midnight.
+
+    Raises:
+        ValueError: the column is no timestamp.
+    """
+    dtype, stored = rows.schema[column], pl.col(column)
+    if isinstance(dtype, pl.Datetime):
+        stored = stored.dt.cast_time_unit("us")
+        return stored.dt.replace_time_zone("UTC") if dtype.time_zone is None else stored.dt.convert_time_zone("UTC")
+    if dtype == pl.Date:
+        return stored.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    if dtype == pl.String:
+        return stored.str.to_datetime(time_unit="us", time_zone="UTC")
+    raise ValueError(f"{rows.name}: column {column!r} is {dtype}; a timestamp, a date or a text in ISO 8601 is needed")
+
+
+def read(config: RepoConfig, source: DataSource) -> Rows:
+    """A source's rows, unread.
+
+    Raises:
+        NotImplementedError: a source of another kind; the message says which kinds can be read.
+        FileNotFoundError: nothing is stored there.
+        UnknownTableError: the lake has no such table.
+    """
+    place = locate(config, source)
+    options = options_of(config, source)
+    if lake_table(config, source):
+        version = config.offline_store.versions.get(source.path)
+        rows = Lake(lake_uri(config), config.offline_store.storage_options).scan(source.path, version=version)
+        schema = rows.collect_schema()
+        return Rows(f"table {source.path!r}", rows, schema, by_day="day" in schema)
+    if isinstance(source.file_format, DeltaFormat):
+        rows = pl.scan_delta(place, version=config.offline_store.versions.get(source.path), storage_options=options)
+    else:
+        files, many = _parquet_files(place)
+        rows = pl.scan_parquet(
+            files,
+            storage_options=options or None,
+            hive_partitioning=many,
+            missing_columns="insert" if many else "raise",
+            extra_columns="ignore" if many else "raise",
+            cast_options=_WIDER,
+        )
+    return Rows(f"source {source.path!r}", rows, rows.collect_schema(), by_day=False)
+
+
+def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
+    """Add rows to a source, in the types that it has.
+
+    A folder of Parquet files gets one more; a single file is replaced by one with the rows added.
+
+    Raises:
+        NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
+    """
+    place, options = locate(config, source), options_of(config, source)
+    if lake_table(config, source):
+        raise NotImplementedError(
+            f"table {source.path!r} is the platform's: its assets write it from what lands, and record what they wrote"
+        )
+    if isinstance(source.file_format, DeltaFormat):
+        from deltalake import DeltaTable, write_deltalake
+
+        delta = DeltaTable(place, storage_options=options)
+        write_deltalake(delta, table.cast(pa.schema(delta.schema().to_arrow())), mode="append")
+        return
+    files, path = _filesystem(place, options)
+    if not place.endswith(".parquet"):
+        first = pq.ParquetDataset(path, filesystem=files).files[0]
+        table = table.cast(pq.read_schema(first, filesystem=files))
+        pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
+        return
+    stood = pq.read_table(path, filesystem=files)
+    _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
+
+
+def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
+    """Write rows to where nothing is, or in place of what is there.
+
+    Raises:
+        SavedDatasetLocationAlreadyExists: something is there, and it is not to be overwritten.
+        NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
+    """
+    place, options = locate(config, source), options_of(config, source)
+    if lake_table(config, source):
+        raise NotImplementedError(f"{source.path!r} would be a table of the lake: give a path outside it")
+    files, path = _filesystem(place, options)
+    if not allow_overwrite and files.get_file_info(path).type.name != "NotFound":
+        raise SavedDatasetLocationAlreadyExists(location=place)
+    if isinstance(source.file_format, DeltaFormat):
+        from deltalake import write_deltalake
+
+        mode = "overwrite" if allow_overwrite else "error"
+        schema_mode = "overwrite" if allow_overwrite else None
+        write_deltalake(place, table, mode=mode, schema_mode=schema_mode, storage_options=options)
+    elif place.endswith(".parquet"):
+        _put(files, path, table)
+    else:
+        with suppress(FileNotFoundError):
+            files.delete_dir_contents(path)
+        files.create_dir(path)
+        pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
+
+
+def write_log(config: RepoConfig, destination: DataSource, table: pa.Table, partition_by: Sequence[str] | None) -> None:
+    """Add a log's rows as files of their own, in folders by the values of ``partition_by``."""
+    from pyarrow import dataset
+
+    files, path = _filesystem(locate(config, destination), options_of(config, destination))
+    dataset.write_dataset(
+        table,
+        base_dir=path,
+        basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+        partitioning=list(partition_by) if partition_by else None,
+        partitioning_flavor="hive" if partition_by else None,
+        filesystem=files,
+        format="parquet",
+        existing_data_behavior="overwrite_or_ignore",
+    )
+
+
+def lake_table(config: RepoConfig, source: DataSource) -> bool:
+    """Whether a source is a table of the lake: Delta, at a path relative to it."""
+    if config.offline_store.lake is None or not isinstance(source, FileSource):
+        return False
+    return isinstance(source.file_format, DeltaFormat) and not ("://" in source.path or Path(source.path).is_absolute())
+
+
+def lake_uri(config: RepoConfig) -> str:
+    """Where the lake is."""
+    return str(FileSource.get_uri_for_file_path(config.repo_path, config.offline_store.lake))
+
+
+def locate(config: RepoConfig, source: DataSource) -> str:
+    """Where a source's files are.
+
+    Raises:
+        NotImplementedError: a source that is no file.
+    """
+    if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat | ParquetFormat | None):
+        raise NotImplementedError(
+            f"{type(source).__name__} {source.name!r} is not read here: declare a FileSource in Parquet or Delta, "
+            "or use the offline store of its kind"
+        )
+    return str(FileSource.get_uri_for_file_path(config.repo_path, source.path))
+
+
+def options_of(config: RepoConfig, source: DataSource) -> dict[str, str]:
+    """How object storage is reached: the store's options, and what the source says itself."""
+    own = dict(source.resolve_credentials() or {})
+    if source.s3_endpoint_override:
+        own["AWS_ENDPOINT_URL"] = source.s3_endpoint_override
+        if source.s3_endpoint_override.startswith("http://"):
+            own["AWS_ALLOW_HTTP"] = "true"
+    return {**config.offline_store.storage_options, **own}
+
+
+def _parquet_files(place: str) -> tuple[str, bool]:
+    """What polars is to read, and whether that may be many files."""
+    if "*" in place:
+        return place, True
+    if "://" in place:
+        return (place, False) if place.endswith(".parquet") else (f"{place.rstrip('/')}/**/*.parquet", True)
+    path = Path(place)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no Parquet file or folder {place}")
+    if path.is_file():
+        return place, False
+    if not any(path.rglob("*.parquet")):
+        raise FileNotFoundError(f"the folder {place} holds no Parquet file")
+    return f"{place.rstrip('/')}/**/*.parquet", True
+
+
+def _filesystem(place: str, options: Mapping[str, str]) -> "tuple[FileSystem, str]":
+    """The file system of a place, and the place's path in it."""
+    from pyarrow.fs import LocalFileSystem, PyFileSystem
+
+    if "://" not in place:
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        return LocalFileSystem(), place
+    from deltalake.fs import DeltaStorageHandler
+
+    root, _, name = place.rstrip("/").rpartition("/")
+    return PyFileSystem(DeltaStorageHandler(root, dict(options))), name
+
+
+def _put(files: "FileSystem", path: str, table: pa.Table) -> None:
+    """Write a file beside its place, and move it there: nobody reads half of it."""
+    draft = f"{path}.{uuid.uuid4().hex}.tmp"
+    pq.write_table(table, draft, filesystem=files)
+    files.move(draft, path)
