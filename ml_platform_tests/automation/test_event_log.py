@@ -17,6 +17,7 @@ from ml_platform.automation.event_log import SqliteEventLog
 _CONFIG = """
 storage:
   custom: {module: ml_platform.automation.event_log, class: SqliteStorage, config: {base_dir: {env: DAGSTER_HOME}}}
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
 telemetry: {enabled: false}
 """
 
