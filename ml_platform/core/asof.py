@@ -3,7 +3,7 @@
 Belongs here: the join alone, on frames. Which tables are joined, and how they are named, does not.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -70,10 +70,8 @@ def join_as_of(
     join = _Join(dict(keys), event, list(values), ttl or None, created, created_bounds)
     asking = entities.select(*keys, pl.col(at).cast(_TIME).fill_null(_NEVER).alias(_AT))
     order = None if asking[_AT].is_sorted() else asking[_AT].arg_sort()
-    steps = (
-        asking.slice(start, step_rows) if order is None else asking[order.slice(start, step_rows)]
-        for start in range(0, max(1, asking.height), step_rows)
-    )
+    ordered = asking if order is None else asking[order]
+    steps = [ordered.slice(start, step_rows) for start in range(0, max(1, ordered.height), step_rows)]
     found = pl.concat(join.sweep(steps, history), rechunk=True)
     return entities.hstack(found if order is None else found[order.arg_sort()])
 
@@ -87,41 +85,47 @@ class _Join:
     created: str | None
     created_bounds: bool
 
-    def sweep(self, steps: Iterable[pl.DataFrame], history: History) -> Iterator[pl.DataFrame]:
+    def sweep(self, steps: Sequence[pl.DataFrame], history: History) -> Iterator[pl.DataFrame]:
         """The values of each row of steps whose moments ascend."""
         held: pl.DataFrame | None = None
         until: datetime | None = None
-        for step in steps:
+        for number, step in enumerate(steps, start=1):
             first, last = _span(step)
             if held is None:
-                # Of what is older than every row, one row of each key is enough.
-                before = first - _MICROSECOND
-                held = self._newest(history(self._oldest(first), before), before)
-                until = before
-            fresh = history(until, last).select(held.columns).collect(engine="streaming")
-            known = pl.concat([held, fresh])
+                until = self._oldest(first)
+                if until is None or last - first < first - until:
+                    # Of a long history before every row, one row of each key is enough.
+                    before = first - _MICROSECOND
+                    held, until = self._newest(history(until, before), before), before
+            fresh = history(until, last).collect(engine="streaming")
+            known = fresh if held is None else pl.concat([held, fresh.select(held.columns)])
             yield self._answer(step, known)
-            held, until = self._newest(known.lazy(), last), last
+            if number < len(steps):
+                held, until = self._newest(known.lazy(), last), last
 
     def _oldest(self, first: datetime) -> datetime | None:
         """Before which a feature row has expired at every moment from the first on."""
         return None if self.ttl is None or first - _NEVER <= self.ttl else first - self.ttl - _MICROSECOND
 
     def _answer(self, step: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+        keys = {ours: f"__key_{ours}" for ours in self.keys}
+        # What is usable from its event on is too old exactly where that is too far away.
+        near = None if self.created_bounds else self.ttl
         joined = step.join_asof(
             self._usable(known).select(
                 _USABLE,
                 pl.col(self.event).alias(_EVENT),
-                *(pl.col(theirs).alias(f"__key_{ours}") for ours, theirs in self.keys.items()),
+                *(pl.col(theirs).alias(keys[ours]) for ours, theirs in self.keys.items()),
                 *self.values,
             ),
             left_on=_AT,
             right_on=_USABLE,
-            by_left=list(self.keys) or None,
-            by_right=[f"__key_{ours}" for ours in self.keys] or None,
+            by_left=list(keys) or None,
+            by_right=list(keys.values()) or None,
+            tolerance=near,
             check_sortedness=False,
         )
-        if self.ttl is None:
+        if self.ttl is None or near is not None:
             return joined.select(self.values)
         alive = pl.col(_AT) - pl.col(_EVENT) <= self.ttl
         return joined.select(pl.when(alive).then(pl.col(value)).alias(value) for value in self.values)
@@ -151,7 +155,7 @@ class _Join:
         carried = [*([self.created] if self.created else []), *self.values]
         rows = rows.drop_nulls([*keys, self.event])
         if self.ttl is not None and until - _NEVER > self.ttl:
-            rows = rows.filter(pl.col(self.event) > until - self.ttl)
+            rows = rows.filter(pl.col(self.event) >= until - self.ttl)
         waiting = None
         if self.created_bounds and self.created is not None:
             # Without a moment of writing a row is never known to be there.

@@ -99,6 +99,10 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         at = _moment_column(frame)
         entity_columns = frame.columns
         asking = frame.with_columns(_as_utc(frame, at))
+        # Every view is joined in the order of the moments: they are brought into it, and back, once for all.
+        order = None if asking[at].is_sorted() else asking[at].arg_sort()
+        if order is not None:
+            asking = asking[order]
         for view in feature_views:
             wanted = _features(view, feature_refs)
             names = {name: f"{_shown(view)}__{name}" if full_feature_names else name for name in wanted}
@@ -107,6 +111,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
                     config, asking.select(entity_columns), view, names, at, created_bounds=filter_by_created_timestamp
                 )
             )
+        if order is not None:
+            asking = asking[order.arg_sort()]
         metadata = RetrievalMetadata(
             features=feature_refs,
             keys=[name for name in entity_columns if name != at],

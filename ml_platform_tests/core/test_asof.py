@@ -67,7 +67,7 @@ def brute_force(
     return best[1] if best else None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     features=feature_rows,
     entities=entity_rows,
