@@ -231,7 +231,8 @@ def _ended(config: Settings, run_ids: Collection[str]) -> dict[str, bool]:
         return dict.fromkeys(run_ids, True)
     from dagster import DagsterInstance
 
-    with DagsterInstance.from_config(str(config.dagster_home)) as instance:
+    settings.export_dagster_home(config)
+    with DagsterInstance.get() as instance:
         runs = {run_id: instance.get_run_by_id(run_id) for run_id in run_ids if run_id}
     return {run_id: run is None or run.is_finished for run_id, run in runs.items()}
 

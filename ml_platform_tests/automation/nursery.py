@@ -1,15 +1,18 @@
 """Homes of the meters that processes live in, and what such a home came to."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import polars as pl
@@ -65,6 +68,12 @@ class Meters:
             {"ML_PLATFORM_HOME": str(self.home), "ML_PLATFORM_FEATURE_REPO": str(self.project / "feature_repo")}
         )
 
+    @contextmanager
+    def _instance(self) -> Iterator[dg.DagsterInstance]:
+        place = {"DAGSTER_HOME": str(self.settings.dagster_home)}
+        with patch.dict(os.environ, place), dg.DagsterInstance.get() as instance:
+            yield instance
+
     def state(self) -> State:
         """What it came to by now."""
         lake, models = Lake.of(self.settings), ModelStore(self.settings)
@@ -74,7 +83,7 @@ class Meters:
         hashes = {version: models.describe("demand", version).model_hash for version in models.versions("demand")}
         columns = ["version", "previous_version", "promoted", "rule", "reason", "decided_at_watermark"]
         decided = models.ledger.history("demand").select(columns)
-        with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
+        with self._instance() as instance:
             keys = [key for key in instance.all_asset_keys() if key.path[0] != "ledger"]
             told = {key.to_user_string(): self._told(instance, key) for key in keys}
         return State(contents, [(*row, hashes[row[0]]) for row in decided.iter_rows()], told)
@@ -86,7 +95,7 @@ class Meters:
 
     def under_way(self) -> list[str]:
         """Runs that Dagster takes to be unfinished."""
-        with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
+        with self._instance() as instance:
             runs = instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
         return [f"{run.job_name} {run.run_id} {run.status.value}" for run in runs]
 

@@ -92,5 +92,7 @@ def test_a_model_that_is_late_by_the_clock_waits_for_labels_and_is_then_trained_
         deliveries.land(settings.landing, datetime(2024, 3, 7, tzinfo=UTC))
         wait_for("a retraining", lambda: len(called(instance)) > 1 and at_rest(instance, settings, made))
         time.sleep(3 * sensor.INTERVAL_SECONDS)
-        assert called(instance) == ["no champion", "stale"]
+        first, second = called(instance)
+        assert first == "no champion"
+        assert "stale" in second
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
