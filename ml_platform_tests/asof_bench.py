@@ -1,12 +1,12 @@
 """Historical retrieval beside a join by hand and beside Feast's DuckDB store, on the same Parquet files.
 
-``make FOLDER ROWS`` writes entity rows and four views of five features, each of as many rows; ``ours``, ``by_hand`` or
-``stock FOLDER`` answer in a fresh process. Each prints JSON: seconds from the call to an Arrow table, and GB above what
-the process held once everything was imported; ``answer`` is a hash of all values, which must not differ.
+``python -m ml_platform_tests.asof_bench ours|by_hand|stock ROWS [HISTORY]`` answers for so many entity rows, with four
+views of five features that have ``HISTORY`` times as many rows each; what is asked is made in the platform's home if it
+is not there. Each prints JSON: GB above what the process held once everything was imported, and ``answer``, a hash of
+all values, which must not differ; then the seconds from the call to an Arrow table.
 """
 
 import json
-import resource
 import sys
 import threading
 import time
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import psutil
 import pyarrow as pa
+
+from ml_platform.settings import load
 
 warnings.filterwarnings("ignore")
 
@@ -31,16 +32,18 @@ KEYS = 5_000
 
 def make(folder: Path, rows: int, history: int = 1, seed: int = 0) -> None:
     """Entity rows, and for each view ``history`` times as many, at random moments of a year."""
-    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f"{folder.name}.tmp")
+    unfinished.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     keys = [f"key{view}" for view in range(VIEWS)]
     entities = {key: random.integers(0, KEYS, rows) for key in keys}
-    pl.DataFrame({**entities, "event_timestamp": _moments(random, rows)}).write_parquet(folder / "entities.parquet")
+    pl.DataFrame({**entities, "event_timestamp": _moments(random, rows)}).write_parquet(unfinished / "entities.parquet")
     for view, key in enumerate(keys):
         many = rows * history
         values = {f"view{view}_feature{number}": random.random(many) for number in range(FEATURES)}
         frame = pl.DataFrame({key: random.integers(0, KEYS, many), "ts": _moments(random, many), **values})
-        frame.sort("ts").write_parquet(folder / f"view{view}.parquet")
+        frame.sort("ts").write_parquet(unfinished / f"view{view}.parquet")
+    unfinished.rename(folder)
 
 
 def _moments(random: np.random.Generator, rows: int) -> pl.Series:
@@ -122,7 +125,7 @@ def measure(ask: Callable[[], pa.Table]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     stop.set()
     watching.join()
-    most = max(peak[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak[0] == 0 else 0)
+    most = max(peak[0], process.memory_info().rss)
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     values = frame.select("event_timestamp", *sorted(name for name in frame.columns if "_feature" in name))
@@ -131,20 +134,19 @@ def measure(ask: Callable[[], pa.Table]) -> dict[str, Any]:
     return {"seconds": seconds, "gigabytes": (most - before) / 1024**3, "rows": frame.height, "answer": answer}
 
 
-def main(command: str, folder: Path, *rest: str) -> None:
+def main(command: str, rows: int, history: int = 1) -> None:
     """As the module says."""
-    if command == "make":
-        make(folder, *map(int, rest))
-        return
+    folder = load().home / "asof_bench" / f"{rows}x{history}"
+    if not folder.is_dir():
+        make(folder, rows, history)
     asks: dict[str, Callable[[], Callable[[], pa.Table]]] = {
         "by_hand": lambda: by_hand(folder),
         "ours": lambda: through_feast(folder, {"type": "ml_platform.stores.asof_store.AsOfOfflineStore"}),
         "stock": lambda: through_feast(folder, {"type": "duckdb"}),
     }
-    ask = asks[command]()
-    pd.DataFrame()
-    sys.stdout.write(json.dumps(measure(ask)) + "\n")
+    found = measure(asks[command]())
+    sys.stdout.write(f"{json.dumps(found)}\n{found['seconds']:.3f}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

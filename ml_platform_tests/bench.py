@@ -55,12 +55,43 @@ def benchmarks() -> list[Benchmark]:
     load = "import os; from ml_platform.definitions import defs; defs().get_repository_def(); os._exit(0)"
     command = [*python, "-c", "from ml_platform.cli import main; main()"]
     run, automation = [*command, "run"], [*python, "-m", "ml_platform_tests.automation_bench"]
+    retrieval = [*python, "-m", "ml_platform_tests.asof_bench"]
     year = {"home": "year", "rounds": 1}
     return [
         Benchmark(
             name="load the code location / an empty Dagster project, as scaffolded",
             subject=[*python, "-c", load],
             reference=[*python, str(Path(__file__).parent / "empty_project" / "load.py")],
+        ),
+        Benchmark(
+            name="a training set, 337,000 rows x 4 views x 5 features / polars by hand",
+            subject=[*retrieval, "ours", "337000"],
+            reference=[*retrieval, "by_hand", "337000"],
+            bound=1.3,
+            prints_seconds=True,
+        ),
+        Benchmark(
+            name="the same / Feast's DuckDB store",
+            subject=[*retrieval, "ours", "337000"],
+            reference=[*retrieval, "stock", "337000"],
+            rounds=3,
+            prints_seconds=True,
+        ),
+        Benchmark(
+            name="a training set, 10,000,000 rows x 4 views x 5 features (seconds)",
+            subject=[*retrieval, "ours", "10000000"],
+            bound=600,
+            gigabytes=8.0,
+            rounds=1,
+            prints_seconds=True,
+        ),
+        Benchmark(
+            name="a training set, 337,000 rows, history x 10 / history x 1",
+            subject=[*retrieval, "ours", "337000", "10"],
+            reference=[*retrieval, "ours", "337000"],
+            bound=3,
+            rounds=3,
+            prints_seconds=True,
         ),
         Benchmark(
             name="the loop over a quarter in Dagster / in a plain script",
