@@ -17,7 +17,7 @@ STEP_ROWS = 2_000_000
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 _TIME = pl.Datetime("us", "UTC")
-_AT, _EVENT, _USABLE, _RANK = "__at", "__event", "__usable", "__rank"
+_AT, _USABLE, _RANK, _ROW = "__at", "__usable", "__rank", "__row"
 _BEYOND = 1 << 62
 """More microseconds than any moment has."""
 
@@ -108,42 +108,42 @@ class _Join:
         return None if self.ttl is None or first - _NEVER <= self.ttl else first - self.ttl - _MICROSECOND
 
     def _answer(self, step: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+        """The values of each row of a step: keys and moments tell which row is its answer, and its values are taken."""
         keys = {ours: f"__key_{ours}" for ours in self.keys}
         # What is usable from its event on is too old exactly where that is too far away.
         near = None if self.created_bounds else self.ttl
-        joined = step.join_asof(
-            self._usable(known).select(
-                _USABLE,
-                pl.col(self.event).alias(_EVENT),
-                *(pl.col(theirs).alias(keys[ours]) for ours, theirs in self.keys.items()),
-                *self.values,
-            ),
+        answer = step.join_asof(
+            self._usable(known).rename({theirs: keys[ours] for ours, theirs in self.keys.items()}),
             left_on=_AT,
             right_on=_USABLE,
             by_left=list(keys) or None,
             by_right=list(keys.values()) or None,
             tolerance=near,
             check_sortedness=False,
-        )
-        if self.ttl is None or near is not None:
-            return joined.select(self.values)
-        alive = pl.col(_AT) - pl.col(_EVENT) <= self.ttl
-        return joined.select(pl.when(alive).then(pl.col(value)).alias(value) for value in self.values)
+        )[_ROW]
+        if self.ttl is not None and near is None:
+            answer = answer.set(step[_AT] - known[self.event].gather(answer) > self.ttl, None)
+        return known.select(pl.col(self.values).gather(answer))
 
     def _usable(self, known: pl.DataFrame) -> pl.DataFrame:
-        """The rows that can be an answer, in the order in which they become one."""
+        """Keys and numbers of the rows that can be an answer, in the order in which they become one."""
+        rows = known.select(*self.keys.values(), self.event, *([self.created] if self.created else [])).with_row_index(
+            _ROW
+        )
         order = [self.event] if self.created is None else [self.event, self.created]
         if not self.created_bounds or self.created is None:
-            return known.sort(order, maintain_order=True).with_columns(pl.col(self.event).alias(_USABLE))
+            if self.created is not None or not rows[self.event].is_sorted():
+                rows = rows.sort(order, maintain_order=True)
+            return rows.select(*self.keys.values(), _ROW, pl.col(self.event).alias(_USABLE))
         # A row is usable from max(event, created). Of the rows usable by then, the greatest (event, created) wins, so
         # only rows that raise its running maximum can ever be the answer.
         return (
-            known.with_columns(
+            rows.with_columns(
                 pl.max_horizontal(self.event, self.created).alias(_USABLE), pl.struct(order).rank("dense").alias(_RANK)
             )
             .sort(_USABLE, _RANK)
             .filter(pl.col(_RANK) == self._so_far(pl.col(_RANK).cum_max()))
-            .drop(_RANK)
+            .select(*self.keys.values(), _ROW, _USABLE)
         )
 
     def _so_far(self, running: pl.Expr) -> pl.Expr:
