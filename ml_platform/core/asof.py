@@ -41,8 +41,8 @@ def join_as_of(
     duplicates among them are kept as they are.
 
     Entities are taken in the order of their moments, ``step_rows`` at a time. History is read once, as far as each step
-    needs it, and of what is older the newest row of each key is held: memory grows with a step and the number of keys,
-    not with history.
+    needs it, and of what is older the newest row of each key is held: memory grows with a step, the history between its
+    first and last moment and the number of keys, not with what is older.
 
     Args:
         entities: rows to enrich: the keys of ``keys`` and ``at`` (microseconds, UTC).
