@@ -9,7 +9,7 @@ DEV := $(VENV)/dev.stamp
 RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-slow test-kills bench study check check-format check-lint check-types check-imports check-definitions \
+.PHONY: help run up test test-deploy test-slow test-kills bench study check check-format check-lint check-types check-imports check-definitions \
 	format lock clean
 
 help: ## Say what can be made
@@ -22,16 +22,19 @@ up: $(RUN) ## Serve the Dagster UI with its sensors, the MLflow UI and the repor
 	@exec $(BIN)/ml-platform up
 
 test: $(DEV) ## Every test of at most a minute or so
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not deploy"
+
+test-deploy: $(DEV) ## What is shipped to run elsewhere: shared stores on real servers, Kubernetes, image, chart
+	$(BIN)/pytest -m deploy --timeout 1800
 
 test-slow: $(DEV) ## The tests that drive daemons for days of landing, kill processes, or take minutes
-	$(BIN)/pytest -m "slow and not kills" --timeout 1800
+	$(BIN)/pytest -m "slow and not kills and not deploy" --timeout 1800
 
 test-kills: $(DEV) ## A week of landing killed at every write, and at random with real daemons
 	$(BIN)/pytest -m kills --timeout 1800
 
 bench: $(DEV) ## Measure the platform beside its references
-	$(BIN)/python -m ml_platform_tests.bench
+	$(BIN)/ml-platform bench
 
 study: $(DEV) ## Compare habits of retraining on the year (docs/retraining.md); takes an hour or so, and goes on where it was stopped
 	$(BIN)/python -W ignore -m ml_platform_tests.retraining_study .ml_platform/study

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ml_platform import settings
 from ml_platform.assets.alerts import alert_specs
 from ml_platform.assets.ledger import ledger_spec
 from ml_platform.automation.alerts import alerts_sensor
@@ -16,7 +17,7 @@ from ml_platform.automation.schedules import nightly_scoring, weekly_review
 from ml_platform.automation.sensor import automation_sensor
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
-from ml_platform.settings import prepare_environment
+from ml_platform.settings import Settings, prepare_environment
 from ml_platform.stores.declarations import load_dataset
 
 prepare_environment()
@@ -54,9 +55,22 @@ def platform_definitions(package: Path) -> dg.Definitions:
                 *(weekly_review(dataset, model) for dataset in datasets for model in dataset.models),
             ],
             resources={"platform": Platform(), "mlflow": MlflowResource()},
-            executor=dg.in_process_executor,
+            executor=executor(settings.load()),
         ),
     )
+
+
+def executor(here: Settings) -> dg.ExecutorDefinition:
+    """What makes a run's steps: the run's own process one after the other, or on Kubernetes each a Job of its own.
+
+    Image, namespace, account and environment of the Jobs are those of the run's, which the launcher gave it.
+    """
+    if not here.on_kubernetes:
+        return dg.in_process_executor
+    # It brings the client of Kubernetes with it: only who needs that waits for it.
+    from dagster_k8s import k8s_job_executor
+
+    return k8s_job_executor.configured({"max_concurrent": here.kubernetes.pods} if here.kubernetes.pods else {})
 
 
 @dg.definitions

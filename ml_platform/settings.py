@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
+from urllib.parse import urlsplit, urlunsplit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,14 +33,54 @@ DEFAULT_PORTS: Mapping[str, int] = {"dagster": 3000, "mlflow": 5000, "reports": 
 """The port of each server where nothing else is set and the home was never served."""
 
 
+EXECUTIONS = ("local", "kubernetes")
+"""Where runs are made: by processes on this machine, or by Jobs of a cluster."""
+
+KUBERNETES_REQUIRED: Mapping[str, str] = {
+    "ML_PLATFORM_K8S_IMAGE": "image",
+    "ML_PLATFORM_K8S_SERVICE_ACCOUNT": "service_account",
+    "ML_PLATFORM_K8S_INSTANCE_CONFIG_MAP": "instance_config_map",
+}
+"""Without what no Job can be made, with the fields of :class:`Kubernetes`."""
+
+_PULL_POLICIES = ("IfNotPresent", "Always", "Never")
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """What Jobs are made of, where runs are made by Kubernetes.
+
+    ``instance_config_map`` has the key ``dagster.yaml``; the environment of every pod is that of ``env_config_maps``
+    and ``env_secrets``. ``kubeconfig`` is for a launcher outside of the cluster. At most ``runs`` runs are made at
+    once, each with at most ``pods`` steps at once (0: as many as there are to do); a backfill is cut into runs of
+    ``days_per_run`` days.
+    """
+
+    image: str
+    namespace: str
+    service_account: str
+    instance_config_map: str
+    env_config_maps: tuple[str, ...]
+    env_secrets: tuple[str, ...]
+    image_pull_policy: str
+    image_pull_secrets: tuple[str, ...]
+    kubeconfig: Path | None
+    runs: int
+    pods: int
+    days_per_run: int
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where everything lives. All paths are absolute; all URLs are complete.
 
-    The landing sensor takes a file for complete once it has not changed for ``landing_settle``.
+    ``landing`` and ``reports`` may be in object storage (``s3://bucket/prefix``): they are then UPaths, which have a
+    path's methods. A landed file is taken for complete once it has not changed for ``landing_settle``.
+    ``dagster_storage_url``, ``feast_registry_url`` and ``redis_url`` are empty where the embedded stores are used. No
+    URL holds a password: libpq finds Postgres' (``PGSERVICEFILE``, ``PGPASSFILE``), Redis' is ``redis_password``.
     ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
     the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
-    ``alert_*`` say where alerts go beside the log (empty: nowhere else); two hold secrets, which no repr shows.
+    ``alert_*`` say where alerts go beside the log (empty: nowhere else). Secrets are shown by no repr.
     ``commit`` is that of the source, where no clone says it. ``keep_versions`` and ``keep_runs`` are how long, in wall
     time, tables' old versions and Dagster's and MLflow's old runs are kept that no registered version names.
     """
@@ -54,6 +95,11 @@ class Settings:
     mlflow_tracking_uri: str
     mlflow_artifacts_uri: str
     optuna_storage_url: str
+    dagster_storage_url: str
+    feast_registry_url: str
+    redis_url: str
+    redis_password: str = field(repr=False)
+    redis_ca_file: Path | None
     reports: Path
     dagster_home: Path
     dagster_yaml: Path | None
@@ -65,7 +111,7 @@ class Settings:
     mlflow_url: str
     reports_url: str
     configured_ports: frozenset[str]
-    storage_options: Mapping[str, str]
+    storage_options: Mapping[str, str] = field(repr=False)
     alert_webhook_url: str = field(repr=False)
     alert_smtp_url: str = field(repr=False)
     alert_email_to: str
@@ -73,6 +119,13 @@ class Settings:
     commit: str
     keep_versions: timedelta
     keep_runs: timedelta
+    execution: str
+    kubernetes: Kubernetes
+
+    @property
+    def on_kubernetes(self) -> bool:
+        """Whether runs and their steps are Jobs of a cluster."""
+        return self.execution == "kubernetes"
 
     @property
     def ports(self) -> dict[str, int]:
@@ -110,8 +163,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         environ: variables to read instead of the process environment.
 
     Raises:
-        ValueError: a port, or a number of days or seconds, is none; the message names the variable or file and the
-            value.
+        ValueError: a port, or a number of days or seconds, is none; a URL is not one the platform knows or holds a
+            password; a secret is given twice or its file cannot be read. The message names the variable or file and
+            the value, unless that is a secret.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("ML_PLATFORM_HOME", PROJECT_ROOT / ".ml_platform")).expanduser().resolve()
@@ -122,19 +176,27 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         for name, default in DEFAULT_PORTS.items()
     }
     feature_store_yaml, dagster_yaml = (env.get(f"ML_PLATFORM_{name}_YAML") for name in ("FEATURE_STORE", "DAGSTER"))
+    redis_ca_file = env.get("ML_PLATFORM_REDIS_CA_FILE")
     prefix = "ML_PLATFORM_STORAGE_"
     return Settings(
         home=home,
-        landing=Path(env.get("ML_PLATFORM_LANDING", home / "landing")).resolve(),
+        landing=place(env.get("ML_PLATFORM_LANDING", str(home / "landing"))),
         landing_settle=_seconds("ML_PLATFORM_LANDING_SETTLE_SECONDS", env, default="2"),
         lake_uri=env.get("ML_PLATFORM_LAKE_URI", str(home / "lake")),
         feature_repo=Path(env.get("ML_PLATFORM_FEATURE_REPO", PROJECT_ROOT / "feature_repo")).resolve(),
         feast_home=home / "feast",
         feature_store_yaml=Path(feature_store_yaml).resolve() if feature_store_yaml else None,
-        mlflow_tracking_uri=env.get("ML_PLATFORM_MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"),
+        mlflow_tracking_uri=_database(
+            "ML_PLATFORM_MLFLOW_TRACKING_URI", env, f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+        ),
         mlflow_artifacts_uri=env.get("ML_PLATFORM_MLFLOW_ARTIFACTS_URI", str(home / "mlflow" / "artifacts")),
-        optuna_storage_url=env.get("ML_PLATFORM_OPTUNA_URL", f"sqlite:///{home / 'mlflow' / 'optuna.db'}"),
-        reports=home / "reports",
+        optuna_storage_url=_database("ML_PLATFORM_OPTUNA_URL", env, f"sqlite:///{home / 'mlflow' / 'optuna.db'}"),
+        dagster_storage_url=_postgres("ML_PLATFORM_DAGSTER_STORAGE_URL", env),
+        feast_registry_url=_postgres("ML_PLATFORM_FEAST_REGISTRY_URL", env),
+        redis_url=_redis("ML_PLATFORM_REDIS_URL", env),
+        redis_password=_secret("ML_PLATFORM_REDIS_PASSWORD", env),
+        redis_ca_file=Path(redis_ca_file).resolve() if redis_ca_file else None,
+        reports=place(env.get("ML_PLATFORM_REPORTS", str(home / "reports"))),
         dagster_home=home / "dagster",
         dagster_yaml=Path(dagster_yaml).resolve() if dagster_yaml else None,
         host=host,
@@ -149,11 +211,22 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         keep_versions=_days("ML_PLATFORM_KEEP_VERSIONS_DAYS", env.get("ML_PLATFORM_KEEP_VERSIONS_DAYS", "30")),
         keep_runs=_days("ML_PLATFORM_KEEP_RUNS_DAYS", env.get("ML_PLATFORM_KEEP_RUNS_DAYS", "180")),
         storage_options={k[len(prefix) :].lower(): v for k, v in env.items() if k.startswith(prefix)},
-        alert_webhook_url=env.get("ML_PLATFORM_ALERT_WEBHOOK_URL", ""),
-        alert_smtp_url=env.get("ML_PLATFORM_ALERT_SMTP_URL", ""),
+        alert_webhook_url=_secret("ML_PLATFORM_ALERT_WEBHOOK_URL", env),
+        alert_smtp_url=_secret("ML_PLATFORM_ALERT_SMTP_URL", env),
         alert_email_to=env.get("ML_PLATFORM_ALERT_EMAIL_TO", ""),
         alert_email_from=env.get("ML_PLATFORM_ALERT_EMAIL_FROM", ""),
+        execution=_one_of("ML_PLATFORM_EXECUTION", env, EXECUTIONS),
+        kubernetes=_kubernetes(env),
     )
+
+
+def place(named: str) -> Path:
+    """A folder, or a prefix in object storage, which has a path's methods; nothing of a listing is remembered."""
+    if "://" not in named:
+        return Path(named).resolve()
+    from upath import UPath
+
+    return cast(Path, UPath(named, use_listings_cache=False))
 
 
 def prepare_environment() -> None:
@@ -177,9 +250,70 @@ def take_files_at_once() -> None:
     os.environ["ML_PLATFORM_LANDING_SETTLE_SECONDS"] = "0"
 
 
+def work_on_small_frames() -> None:
+    """Have polars work in one thread, unless the operator says otherwise; to be called before it is imported.
+
+    Over a day's rows its threads wait for each other longer than they work.
+    """
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
+
 def port_variable(server: str) -> str:
     """The environment variable that sets the port of a server of :data:`DEFAULT_PORTS`."""
     return f"ML_PLATFORM_{server.upper()}_PORT"
+
+
+def _database(name: str, env: Mapping[str, str], default: str) -> str:
+    """A database or server of MLflow or Optuna; ``postgresql://`` gets the driver that is installed."""
+    return _without_password(name, env.get(name, default))
+
+
+def _postgres(name: str, env: Mapping[str, str]) -> str:
+    url = _without_password(name, env.get(name, ""))
+    if url and not url.startswith("postgresql+psycopg2://"):
+        raise ValueError(f"{name} must be postgresql://user@host:5432/database or empty, not {url!r}")
+    return url
+
+
+def _redis(name: str, env: Mapping[str, str]) -> str:
+    url = _without_password(name, env.get(name, ""))
+    if url and not url.startswith(("redis://", "rediss://")):
+        raise ValueError(f"{name} must be redis://host:6379/0, rediss://… for TLS, or empty, not {url!r}")
+    return url
+
+
+_PASSWORDS: Mapping[str, str] = {
+    "redis": "ML_PLATFORM_REDIS_PASSWORD or ML_PLATFORM_REDIS_PASSWORD_FILE",
+    "postgresql": "a file that PGSERVICEFILE or PGPASSFILE names, or PGPASSWORD",
+    "http": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+}
+
+
+def _without_password(name: str, url: str) -> str:
+    """The URL; one for Postgres names psycopg2, since for SQLAlchemy the bare scheme now means another driver.
+
+    URLs are written to configuration, logs and command lines, so that what is secret must not be in them.
+    """
+    parts = urlsplit(url)
+    if parts.password is not None or "password=" in parts.query:
+        kind = next((kind for kind in _PASSWORDS if parts.scheme.startswith(kind)), "postgresql")
+        raise ValueError(f"{name} must not hold a password; put it into {_PASSWORDS[kind]}")
+    if parts.scheme in ("postgres", "postgresql"):
+        return urlunsplit(parts._replace(scheme="postgresql+psycopg2"))
+    return url
+
+
+def _secret(name: str, env: Mapping[str, str]) -> str:
+    """A secret, or the content of the file that ``<name>_FILE`` names: a mounted one is followed when it is rotated."""
+    value, file = env.get(name, ""), env.get(f"{name}_FILE", "")
+    if value and file:
+        raise ValueError(f"{name} and {name}_FILE are both set: keep one")
+    if not file:
+        return value
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}_FILE: cannot read {file}: {type(error).__name__}") from None
 
 
 def _kept_ports(file: Path) -> dict[str, int]:
@@ -206,6 +340,43 @@ def _seconds(name: str, env: Mapping[str, str], default: str) -> timedelta:
     if not value.isdigit():
         raise ValueError(f"{name} must be a whole number of seconds, not {value!r}")
     return timedelta(seconds=int(value))
+
+
+def _kubernetes(env: Mapping[str, str]) -> Kubernetes:
+    kubeconfig = env.get("ML_PLATFORM_K8S_KUBECONFIG")
+    return Kubernetes(
+        image=env.get("ML_PLATFORM_K8S_IMAGE", ""),
+        namespace=env.get("ML_PLATFORM_K8S_NAMESPACE", "default"),
+        service_account=env.get("ML_PLATFORM_K8S_SERVICE_ACCOUNT", ""),
+        instance_config_map=env.get("ML_PLATFORM_K8S_INSTANCE_CONFIG_MAP", ""),
+        env_config_maps=_names(env.get("ML_PLATFORM_K8S_ENV_CONFIG_MAPS", "")),
+        env_secrets=_names(env.get("ML_PLATFORM_K8S_ENV_SECRETS", "")),
+        image_pull_policy=_one_of("ML_PLATFORM_K8S_IMAGE_PULL_POLICY", env, _PULL_POLICIES),
+        image_pull_secrets=_names(env.get("ML_PLATFORM_K8S_IMAGE_PULL_SECRETS", "")),
+        kubeconfig=Path(kubeconfig).resolve() if kubeconfig else None,
+        runs=_count("ML_PLATFORM_K8S_RUNS", env, default="10", least=1),
+        pods=_count("ML_PLATFORM_K8S_PODS", env, default="0", least=0),
+        days_per_run=_count("ML_PLATFORM_K8S_DAYS_PER_RUN", env, default="31", least=1),
+    )
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _one_of(name: str, env: Mapping[str, str], known: tuple[str, ...]) -> str:
+    """A choice; the first if none is made."""
+    value = env.get(name) or known[0]
+    if value not in known:
+        raise ValueError(f"{name} must be {' or '.join(known)}, not {value!r}")
+    return value
+
+
+def _count(name: str, env: Mapping[str, str], default: str, least: int) -> int:
+    value = env.get(name, default)
+    if not value.isdigit() or int(value) < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
+    return int(value)
 
 
 def _port(name: str, value: object) -> int:

@@ -12,11 +12,11 @@ from ml_platform.settings import PROJECT_ROOT
 
 HEAVY = (
     *("dagster_mlflow", "deltalake", "duckdb", "evidently", "feast", "lightgbm", "matplotlib", "mlflow", "optuna"),
-    *("pandera", "sklearn"),
+    *("dagster_k8s", "kubernetes", "pandera", "sklearn"),
 )
 LAYERS = [
-    *("cli | testing", "definitions", "defs", "components", "assets", "automation", "resources | serving"),
-    *("stores", "core", "settings"),
+    *("cli", "testing | benchmarks", "definitions", "defs", "components", "assets", "automation"),
+    *("resources | serving", "stores", "core", "settings"),
 ]
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from ml_platform import settings
 from ml_platform.assets.model import model_assets
-from ml_platform.cli.declared import datasets
 from ml_platform.core.model_spec import DriftPolicy
 from ml_platform.core.table_spec import quarantine_schema
 from ml_platform.definitions import defs as load_definitions
+from ml_platform.defs import datasets
 from ml_platform.stores import ledger
 from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.features import FeatureClient

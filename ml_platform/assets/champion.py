@@ -52,6 +52,7 @@ def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         can_subset=True,
+        op_tags=model.op_tags("champion"),
     )
     def champion(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         candidate = newest_candidate(platform, model)

@@ -82,7 +82,7 @@ def report_days(context: dg.AssetExecutionContext, key: dg.AssetKey, reports: It
 
 
 def report_whole(
-    context: dg.AssetExecutionContext,
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
     key: dg.AssetKey,
     data_version: str,
     metadata: Mapping[str, Any],

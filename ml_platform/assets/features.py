@@ -7,6 +7,7 @@ import dagster as dg
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
+from ml_platform.assets.pods import ONLINE_POOL, backfill_policy, op_tags, pool
 from ml_platform.automation.calendar import daily, fresh, looking_back
 from ml_platform.automation.conditions import on_leftovers, on_new_input
 from ml_platform.core.content import digest
@@ -61,8 +62,9 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
             )
         ],
         partitions_def=days,
-        backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
+        backfill_policy=backfill_policy() if partitioned else None,
         can_subset=True,
+        op_tags=op_tags(dataset.spec.resources.of_view(view.name)),
     )
     def features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         if not partitioned:
@@ -108,6 +110,8 @@ def online_asset(views: Sequence[ViewSpec], dataset: Dataset) -> dg.AssetsDefini
             dg.AssetCheckSpec("complete", asset=key, description="The online store holds every key of the offline one.")
         ],
         can_subset=True,
+        op_tags=op_tags(dataset.spec.resources.online_features),
+        pool=pool(ONLINE_POOL),
     )
     def online_features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         platform.features.apply()

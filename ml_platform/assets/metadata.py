@@ -10,7 +10,7 @@ import polars as pl
 
 from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores.incremental import Outcome
-from ml_platform.stores.lake import sql_name
+from ml_platform.stores.sql import sql_name
 
 _TYPE_NAMES = {
     "String": "text",

@@ -10,6 +10,7 @@ import polars as pl
 from ml_platform.assets.events import DayReport, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, sample_rows, table_definition
 from ml_platform.assets.model_identity import ModelIdentity, all_days
+from ml_platform.assets.pods import backfill_policy
 from ml_platform.assets.wording import retraining
 from ml_platform.automation.calendar import looking_back
 from ml_platform.automation.conditions import on_evidence
@@ -19,6 +20,7 @@ from ml_platform.core.durations import format_duration
 from ml_platform.core.model_spec import Task
 from ml_platform.core.retraining import RetrainVerdict, judge
 from ml_platform.resources.platform import Platform
+from ml_platform.resources.run_tags import add_run_tags
 from ml_platform.stores.incremental import Outcome, Status, derive, look_back_days
 from ml_platform.stores.model_tables import (
     BlockedInputError,
@@ -59,8 +61,9 @@ def labels_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=model.days,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(),
         can_subset=True,
+        op_tags=model.op_tags("labels"),
     )
     def labels(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         outcomes = derive(platform.lake, derivation, context.partition_keys, model.watermark(platform))
@@ -92,6 +95,7 @@ def training_set_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         can_subset=True,
+        op_tags=model.op_tags("training_set"),
     )
     def training_set(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         watermark = model.watermark(platform)
@@ -149,8 +153,9 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=model.days,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(),
         can_subset=True,
+        op_tags=model.op_tags("predictions"),
     )
     def predictions(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         champion = platform.models.champion(spec.name)
@@ -203,7 +208,7 @@ def _say_why(context: dg.AssetExecutionContext, verdict: RetrainVerdict) -> None
     added = {name: value for name, value in tags.items() if name not in context.run.tags}
     if by_policy:
         added[REASON_TAG] = verdict.reason
-    context.instance.add_run_tags(context.run_id, added)
+    add_run_tags(context.instance, context.run_id, added)
 
 
 _KEPT = ("name", "role", "holds", "value", "bound")

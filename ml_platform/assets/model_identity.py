@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from ml_platform.assets.metadata import Column
+from ml_platform.assets.pods import op_tags
 from ml_platform.automation.calendar import daily, fresh
 from ml_platform.automation.conditions import on_leftovers, on_new_input
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
@@ -73,6 +74,10 @@ class ModelIdentity:
         declared = self.dataset.spec.freshness
         stages = {"predictions": declared.predictions, "tuned_model": declared.models, "champion": declared.models}
         return fresh(stages.get(name))
+
+    def op_tags(self, stage: str) -> dict[str, Any]:
+        """The tags by which the pod of a stage's step gets what the model declares."""
+        return op_tags(self.spec.resources.of(stage))
 
     def follows(self) -> "dg.AutomationCondition[Any]":
         """When an asset is made that follows from a new training set."""

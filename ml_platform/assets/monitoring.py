@@ -10,6 +10,7 @@ import polars as pl
 from ml_platform.assets.events import CheckResult, DayReport, is_told, report_days, report_whole
 from ml_platform.assets.metadata import Column, day_metadata, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.assets.pods import backfill_policy
 from ml_platform.assets.wording import calibration_summary, performance_summary
 from ml_platform.automation.calendar import looking_back
 from ml_platform.core import plots
@@ -72,8 +73,9 @@ def performance_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=model.days,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(),
         can_subset=True,
+        op_tags=model.op_tags("performance_report"),
     )
     def performance_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         found = report_performance(platform.lake, spec, context.partition_keys, model.watermark(platform))
@@ -129,6 +131,7 @@ def drift_calibration_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         can_subset=True,
+        op_tags=model.op_tags("drift_calibration"),
     )
     def drift_calibration(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         champion = platform.models.champion(spec.name)
@@ -212,8 +215,9 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=model.days,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(),
         can_subset=True,
+        op_tags=model.op_tags("drift_report"),
     )
     def drift_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         champion = platform.models.champion(spec.name)

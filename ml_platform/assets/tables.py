@@ -10,6 +10,7 @@ import polars as pl
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
 from ml_platform.assets.metadata import contract_columns, day_metadata, picture, sample_rows, table_definition
+from ml_platform.assets.pods import backfill_policy, op_tags
 from ml_platform.automation.calendar import daily, fresh
 from ml_platform.automation.conditions import on_leftovers
 from ml_platform.core import plots
@@ -68,8 +69,9 @@ def table_asset(spec: TableSpec, dataset: Dataset) -> dg.AssetsDefinition:
         ],
         check_specs=[check],
         partitions_def=days,
-        backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
+        backfill_policy=backfill_policy() if partitioned else None,
         can_subset=True,
+        op_tags=op_tags(spec.resources.over(dataset.spec.resources.tables)),
     )
     def raw(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         if not partitioned:

@@ -11,6 +11,7 @@ from ml_platform.assets import wording
 from ml_platform.assets.events import report_whole
 from ml_platform.assets.metadata import Column, markdown_table, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
+from ml_platform.assets.pods import TRAINING_POOL, pool
 from ml_platform.core import plots
 from ml_platform.core.content import digest
 from ml_platform.core.evaluation import evaluate
@@ -18,7 +19,7 @@ from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.learning import code_version, learn, study_name
 from ml_platform.core.model_card import CardSources
 from ml_platform.core.splits import split
-from ml_platform.core.tuning import TrialSummary, tune
+from ml_platform.core.tuning import TrialSummary, storage_errors, tune, work
 from ml_platform.resources.mlflow import MlflowResource
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.evaluations import EVALUATION_COLUMNS, evaluation_table, store_evaluation
@@ -26,80 +27,174 @@ from ml_platform.stores.model_tables import StoredTrainingSet, stored_training_s
 from ml_platform.stores.models import ModelVersion, Provenance
 from ml_platform.stores.source import commit, libraries
 
+_WORKER_LIVES = 3
+"""How often a worker of a study is started again; the last time it only says that it gave up."""
+
+_REST_SECONDS = 5.0
+
 
 def tuned_model_asset(model: ModelIdentity) -> dg.AssetsDefinition:
-    """``<model>/tuned_model``: study, final fit and registered candidate."""
+    """``<model>/tuned_model``: study, final fit and registered candidate.
+
+    With several declared workers it is a graph of steps, each of which has a process of its own where the executor
+    gives it one (docs/adr/0011): the workers share the study, and the last step fits.
+    """
     spec = model.spec
-    key = model.key("tuned_model")
+    name = f"{spec.name}__tuned_model"
+    declared = model.asset(
+        "tuned_model",
+        f"LightGBM tuned by Optuna ({spec.tuning.trials} trials) on time-ordered folds, fitted on all rows "
+        "before the holdout and registered as a candidate.",
+        {"lightgbm", "optuna", "mlflow"},
+        [model.key("training_set")],
+        code_version=code_version(spec, model.service.hash),
+        automation_condition=model.follows(),
+    )
+    if spec.tuning.workers > 1:
+        return _shared_tuning(model, name, declared)
 
     @dg.multi_asset(
-        name=f"{spec.name}__tuned_model",
-        specs=[
-            model.asset(
-                "tuned_model",
-                f"LightGBM tuned by Optuna ({spec.tuning.trials} trials) on time-ordered folds, fitted on all rows "
-                "before the holdout and registered as a candidate.",
-                {"lightgbm", "optuna", "mlflow"},
-                [model.key("training_set")],
-                code_version=code_version(spec, model.service.hash),
-                automation_condition=model.follows(),
-            )
-        ],
+        name=name,
+        specs=[declared],
         can_subset=True,
+        op_tags=model.op_tags("tuned_model"),
+        pool=pool(TRAINING_POOL),
     )
     def tuned_model(context: dg.AssetExecutionContext, platform: Platform, mlflow: MlflowResource) -> Iterator[Any]:
-        stored = stored_training_set(platform.lake, spec)
-        candidate = platform.models.candidate(spec.name)
-        if candidate is not None and _same_recipe(candidate, stored, model):
-            context.log.info("version %s was made from exactly this: nothing to train", candidate.version)
-            yield from report_whole(context, key, candidate.model_hash, _version_metadata(candidate))
-            return
-        rows = split(stored.frame, spec.windows, stored.as_of)
-        with mlflow.training_run(context, spec.name) as run:
-            study = _study(context, platform, model, stored.state.content_hash, stored.as_of)
-            learned = learn(spec, rows.train, model.service, **study)
-            tuning, fitted = learned.tuning, learned.model
-            history = plots.study_history(
-                tuning.trials, title=f"{spec.name}: {tuning.trials.height} trials", metric=tuning.metric
-            )
-            version = platform.models.log_candidate(
-                run,
-                spec.name,
-                fitted,
-                Provenance(
-                    training_set_version=stored.state.delta_version,
-                    training_set_hash=stored.state.content_hash,
-                    training_rows=rows.train.height,
-                    as_of=stored.as_of,
-                    inputs=stored.state.inputs,
-                    service=spec.service,
-                    service_hash=model.service.hash,
-                    code_version=code_version(spec, model.service.hash),
-                    dagster_run_id=context.run_id,
-                    **why(context),
-                    commit=commit(platform.settings),
-                    libraries=libraries(),
-                ),
-                spec=spec,
-                example=rows.train.head(5),
-                metrics={f"study_{tuning.metric}": tuning.best_value, "trials": tuning.trials.height},
-                plots={"study_history": history},
-            )
-        made = platform.models.describe(spec.name, version)
-        metadata = {
-            "study": picture(history, "study history"),
-            **_version_metadata(made),
-            f"study_{tuning.metric}": tuning.best_value,
-            "trials": tuning.trials.height,
-            "trials_pruned": tuning.pruned,
-            "rounds": tuning.rounds,
-            "parameters": dg.MetadataValue.md(
-                markdown_table([{"parameter": name, "value": value} for name, value in fitted.params.items()])
-            ),
-        }
-        yield from report_whole(context, key, made.model_hash, metadata)
+        yield from _train(context, platform, mlflow, model)
 
     return tuned_model
+
+
+def _shared_tuning(model: ModelIdentity, name: str, declared: dg.AssetSpec) -> dg.AssetsDefinition:
+    """The asset as a graph: workers that know nothing of each other, and the fit when all have ended."""
+    spec = model.spec
+    tags = model.op_tags("tuned_model")
+
+    @dg.op(
+        name=f"{name}__worker",
+        description="Makes trials of the study until all are made, beside the other workers.",
+        ins={"training_set": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing),
+        tags=tags,
+        retry_policy=dg.RetryPolicy(max_retries=_WORKER_LIVES, delay=_REST_SECONDS),
+    )
+    def worker(context: dg.OpExecutionContext, platform: Platform) -> None:
+        _work(context, platform, model)
+
+    @dg.op(
+        name=f"{name}__fit",
+        description="Makes what trials the workers left, fits with the best and registers the candidate.",
+        ins={"trials": dg.In(dg.Nothing)},
+        tags=tags,
+        pool=pool(TRAINING_POOL),
+    )
+    def fit(context: dg.OpExecutionContext, platform: Platform, mlflow: MlflowResource) -> Iterator[Any]:
+        yield from _train(context, platform, mlflow, model)
+
+    @dg.graph(name=name, ins={"training_set": dg.GraphIn()}, out=dg.GraphOut())
+    def tuning(training_set: Any) -> Any:
+        return fit.alias("fit")(
+            [worker.alias(f"worker_{number}")(training_set) for number in range(1, spec.tuning.workers + 1)]
+        )
+
+    return dg.AssetsDefinition(
+        node_def=tuning,
+        keys_by_input_name={"training_set": model.key("training_set")},
+        keys_by_output_name={"result": declared.key},
+        specs=[declared],
+    )
+
+
+def _work(context: dg.OpExecutionContext, platform: Platform, model: ModelIdentity) -> None:
+    """Be a worker of the study.
+
+    Dagster gives up what comes after a failed step, and the others could still finish the study: so a worker that was
+    killed is started again some times, and one that was killed every time, or whose code failed, leaves its trials to
+    the others. The fit makes what is left in the end, and fails if that cannot be made.
+    """
+    spec = model.spec
+    if context.retry_number >= _WORKER_LIVES:
+        context.log.error("this worker ended %s times before: it leaves its trials to the others", _WORKER_LIVES)
+        return
+    stored = stored_training_set(platform.lake, spec)
+    candidate = platform.models.candidate(spec.name)
+    if candidate is not None and _same_recipe(candidate, stored, model):
+        context.log.info("version %s was made from exactly this: nothing to search", candidate.version)
+        return
+    rows = split(stored.frame, spec.windows, stored.as_of)
+    study = _study(context, platform, model, stored.state.content_hash, stored.as_of)
+    # A step that is started again has the same name: it knows that what went before it is gone.
+    name = f"{context.run_id}/{context.op_handle.name}"
+    try:
+        made = work(spec, rows.train, model.service.features, worker=name, **study)
+    except storage_errors():
+        raise  # The step is tried again: the database may be back by then.
+    except Exception as error:
+        context.log.exception("this worker stops, and leaves its trials to the others: %s", error)
+        return
+    context.add_output_metadata({"trials": made, "worker": name})
+
+
+def _train(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    platform: Platform,
+    mlflow: MlflowResource,
+    model: ModelIdentity,
+) -> Iterator[Any]:
+    """Search what is not searched yet, fit, register."""
+    spec = model.spec
+    key = model.key("tuned_model")
+    stored = stored_training_set(platform.lake, spec)
+    candidate = platform.models.candidate(spec.name)
+    if candidate is not None and _same_recipe(candidate, stored, model):
+        context.log.info("version %s was made from exactly this: nothing to train", candidate.version)
+        yield from report_whole(context, key, candidate.model_hash, _version_metadata(candidate))
+        return
+    rows = split(stored.frame, spec.windows, stored.as_of)
+    with mlflow.training_run(context, spec.name) as run:
+        study = _study(context, platform, model, stored.state.content_hash, stored.as_of)
+        learned = learn(spec, rows.train, model.service, **study)
+        tuning, fitted = learned.tuning, learned.model
+        history = plots.study_history(
+            tuning.trials, title=f"{spec.name}: {tuning.trials.height} trials", metric=tuning.metric
+        )
+        version = platform.models.log_candidate(
+            run,
+            spec.name,
+            fitted,
+            Provenance(
+                training_set_version=stored.state.delta_version,
+                training_set_hash=stored.state.content_hash,
+                training_rows=rows.train.height,
+                as_of=stored.as_of,
+                inputs=stored.state.inputs,
+                service=spec.service,
+                service_hash=model.service.hash,
+                code_version=code_version(spec, model.service.hash),
+                dagster_run_id=context.run_id,
+                **why(context),
+                commit=commit(platform.settings),
+                libraries=libraries(),
+            ),
+            spec=spec,
+            example=rows.train.head(5),
+            metrics={f"study_{tuning.metric}": tuning.best_value, "trials": tuning.trials.height},
+            plots={"study_history": history},
+        )
+    made = platform.models.describe(spec.name, version)
+    metadata = {
+        "study": picture(history, "study history"),
+        **_version_metadata(made),
+        f"study_{tuning.metric}": tuning.best_value,
+        "trials": tuning.trials.height,
+        "trials_pruned": tuning.pruned,
+        "rounds": tuning.rounds,
+        "parameters": dg.MetadataValue.md(
+            markdown_table([{"parameter": name, "value": value} for name, value in fitted.params.items()])
+        ),
+    }
+    yield from report_whole(context, key, made.model_hash, metadata)
 
 
 def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
@@ -122,6 +217,7 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         can_subset=True,
+        op_tags=model.op_tags("evaluation_report"),
     )
     def evaluation_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         candidate = newest_candidate(platform, model)
@@ -182,6 +278,7 @@ def model_card_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             )
         ],
         can_subset=True,
+        op_tags=model.op_tags("model_card"),
     )
     def card(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         candidate = newest_candidate(platform, model)
@@ -226,7 +323,7 @@ def card_sources(platform: Platform, model: ModelIdentity, version: ModelVersion
     )
 
 
-def why(context: dg.AssetExecutionContext) -> dict[str, str]:
+def why(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> dict[str, str]:
     """Why this run was made: its tags, as they stand now, because earlier steps of a run add some."""
     run = context.instance.get_run_by_id(context.run_id)
     tags = {} if run is None else run.tags
@@ -234,7 +331,11 @@ def why(context: dg.AssetExecutionContext) -> dict[str, str]:
 
 
 def _study(
-    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, training_set_hash: str, as_of: datetime
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    platform: Platform,
+    model: ModelIdentity,
+    training_set_hash: str,
+    as_of: datetime,
 ) -> dict[str, Any]:
     """Where the study on a training set's rows is kept; one whose budget is spent is read, not run."""
 

@@ -1,6 +1,7 @@
 """The sensor that watches the landing folder and requests the daily chain for what is out of date."""
 
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -12,6 +13,9 @@ from ml_platform.stores.landing import Landing
 from ml_platform.stores.planning import Plan, plan
 
 INTERVAL_SECONDS = 2
+
+_WORTH_WAITING = timedelta(seconds=3)
+"""A tick waits so long for files to settle: Dagster's daemon asks again in five seconds."""
 
 
 def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
@@ -34,6 +38,9 @@ def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
             return dg.SkipReason(f"run {running.run_id} is under way")
         here = settings.load()
         landed = Landing(here.landing, here.landing_settle)
+        settles_in = landed.settles_in(dataset.tables)
+        if settles_in <= _WORTH_WAITING:
+            time.sleep(settles_in.total_seconds())
         found = plan(here, dataset, landing=landed, ready_at=datetime.now(UTC))
         if found.days is None:
             return dg.SkipReason(_nothing_to_do(found))

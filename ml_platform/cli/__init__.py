@@ -21,6 +21,8 @@ COMMANDS = {
     "explain": "explain",
     "rebuild": "rebuild",
     "maintain": "maintain",
+    "backup": "keep",
+    "restore": "keep",
     "promote": "decide",
     "reject": "decide",
     "rollback": "decide",
@@ -31,6 +33,7 @@ COMMANDS = {
     "sql": "sql",
     "alerts": "alerts",
     "doctor": "doctor",
+    "bench": "bench",
 }
 """Every command and the module its function is in, in the order of ``--help``."""
 

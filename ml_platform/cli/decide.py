@@ -43,7 +43,7 @@ def _decide(verdict: str, model: str, version: int | None, reason: str, by: str 
 
     from rich.markup import escape
 
-    from ml_platform.cli import declared
+    from ml_platform import defs as declared
     from ml_platform.cli.execution import execute_decision
     from ml_platform.stores.instance import prepare_dagster_home
     from ml_platform.stores.lake import Lake

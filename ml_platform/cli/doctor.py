@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -36,17 +37,27 @@ class Finding:
     found: str
     fix: str = ""
 
+    @property
+    def usable(self) -> bool:
+        """Whether others can build on what was checked."""
+        return self.verdict is not Verdict.FAILED
+
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Check the machine and the home, each finding with what to do; exit code 1 if one is a failure."""
-    findings: dict[str, Finding] = {}
+    checked: dict[str, Finding] = {}
     config = settings.load()
+    servers = dict(_connections(config))
     with console(stderr=True).status("Checking …") as progress:
-        for name, check in CHECKS.items():
+        # Servers first: what needs one that does not answer would ask it again for minutes.
+        for name, check in (*servers.items(), *CHECKS.items()):
             progress.update(f"Checking {name} …")
-            findings[name] = _run(check, config)
+            down = [needed for needed in _NEEDS.get(name, ()) if needed in checked and not checked[needed].usable]
+            skipped = Finding(Verdict.WARNING, f"not checked: {', '.join(down)} cannot be used", "mend that first")
+            checked[name] = skipped if down else _run(check, config)
+    findings = {name: checked[name] for name in (*CHECKS, *servers)}
     failed = [name for name, finding in findings.items() if finding.verdict is Verdict.FAILED]
     if as_json:
         write_json({"ok": not failed, "checks": {name: asdict(finding) for name, finding in findings.items()}})
@@ -153,13 +164,13 @@ def _instance(config: Settings) -> Finding:
     from ml_platform.stores.instance import instance_files
 
     fix = "ml-platform run or up installs it"
-    for name, source in instance_files(config).items():
+    for name, content in instance_files(config).items():
         file = config.dagster_home / name
         if not file.is_file():
             return Finding(Verdict.WARNING, f"{file} is not there yet", fix)
-        if file.read_bytes() != source.read_bytes():
+        if file.read_bytes() != content:
             own = "keep changes in a file of your own and name it with ML_PLATFORM_DAGSTER_YAML"
-            return Finding(Verdict.WARNING, f"{file} differs from {source}", f"{fix} anew; {own}")
+            return Finding(Verdict.WARNING, f"{file} is not as the settings have it", f"{fix} anew; {own}")
     done = _python_says(
         config,
         "import dagster as dg; i = dg.DagsterInstance.get(); print(type(i.run_coordinator).__name__, i.root_directory)",
@@ -170,12 +181,12 @@ def _instance(config: Settings) -> Finding:
 
 
 def _landing(config: Settings) -> Finding:
-    from ml_platform.cli.declared import datasets
+    from ml_platform.defs import datasets
     from ml_platform.stores.landing import Landing
 
     landing = Landing(config.landing)
     tables = [table for dataset in datasets() for table in dataset.tables]
-    if not config.landing.is_dir():
+    if isinstance(config.landing, PurePath) and not config.landing.is_dir():
         return Finding(Verdict.WARNING, f"{config.landing} is not there", "ml-platform replay, or deliver files")
     strangers = [each for table in tables for each in landing.strangers(table)]
     if strangers:
@@ -210,7 +221,7 @@ def _mlflow(config: Settings) -> Finding:
     uri = config.mlflow_tracking_uri
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return Finding(Verdict.OK, "nothing is logged yet")
-    from ml_platform.cli.declared import datasets
+    from ml_platform.defs import datasets
     from ml_platform.stores.models import ModelStore
 
     store = ModelStore(config)
@@ -249,6 +260,20 @@ def _alerts(config: Settings) -> Finding:
     return Finding(Verdict.OK, "; ".join(sink.where for sink in found.ready))
 
 
+def _connections(config: Settings) -> Iterator[tuple[str, Callable[[Settings], Finding]]]:
+    """A check for each server and place that the settings name, called as its setting is."""
+    from ml_platform.stores.connections import Connection, ConnectionProblem, connections
+
+    def checked(connection: Connection) -> Finding:
+        try:
+            return Finding(Verdict.OK, f"{connection.place}: {connection.probe()}")
+        except ConnectionProblem as problem:
+            return Finding(Verdict.FAILED, f"{connection.place}: {problem}", problem.fix)
+
+    for connection in connections(config):
+        yield connection.setting, partial(lambda connection, _: checked(connection), connection)
+
+
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "python": _python,
     "packages": _packages,
@@ -262,6 +287,14 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "mlflow runs": _mlflow,
     "alerts": _alerts,
 }
+
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "dagster instance": ("ML_PLATFORM_DAGSTER_STORAGE_URL",),
+    "landing": ("ML_PLATFORM_LANDING",),
+    "mlflow runs": ("ML_PLATFORM_MLFLOW_TRACKING_URI", "ML_PLATFORM_DAGSTER_STORAGE_URL"),
+}
+"""The servers and places that a check asks, by their settings."""
 
 
 def _python_says(config: Settings, code: str) -> subprocess.CompletedProcess[str]:

@@ -109,7 +109,7 @@ def calibrate(model: Model = None, as_json: AsJson = False) -> None:
 
 
 def _specs(model: str | None) -> "list[ModelSpec]":
-    from ml_platform.cli import declared
+    from ml_platform import defs as declared
 
     if model is not None:
         return [declared.model(model)[1]]

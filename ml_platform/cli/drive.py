@@ -23,13 +23,13 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ml_platform import defs as declared
 from ml_platform import settings
 from ml_platform.automation import sensor
 from ml_platform.automation.jobs import daily_job_name
 from ml_platform.automation.landing import landing_sensor_name
 from ml_platform.automation.runs import TRIGGER_TAG, range_tags
 from ml_platform.automation.workers import end_abandoned
-from ml_platform.cli import declared
 from ml_platform.cli.console import console
 from ml_platform.cli.execution import cause, hush, quietly
 from ml_platform.core import plots

@@ -24,7 +24,7 @@ def explain(
     """Say where a version came from: why it was trained, on what, by what code, what was decided and when it served."""
     from dataclasses import asdict
 
-    from ml_platform.cli import declared
+    from ml_platform import defs as declared
     from ml_platform.stores.explanations import explain as find
 
     _, spec = declared.model(model)

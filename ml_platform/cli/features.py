@@ -102,7 +102,7 @@ def _cast(spec: "ViewSpec", keys: dict[str, str]) -> "pl.DataFrame":
 
 
 def _watermark() -> datetime:
-    from ml_platform.cli.declared import datasets
+    from ml_platform.defs import datasets
     from ml_platform.stores.landing import Landing
 
     landing = Landing(settings.load().landing)

@@ -21,7 +21,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Say what would be computed now and which models are due for training, and why; nothing is run."""
-    from ml_platform.cli import declared
+    from ml_platform import defs as declared
 
     found = {dataset.name: _planned(dataset) for dataset in declared.datasets()}
     if as_json:

@@ -31,7 +31,7 @@ def predict(
     Rows are those landed with the --key values, or JSON on standard input: an object or a list of objects with the
     columns of the model's feature service, and prediction_time if it is not now.
     """
-    from ml_platform.cli.declared import model as declared
+    from ml_platform.defs import model as declared
     from ml_platform.stores.features import FeatureClient
     from ml_platform.stores.lake import Lake
     from ml_platform.stores.landing import Landing

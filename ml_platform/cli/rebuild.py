@@ -25,7 +25,7 @@ def rebuild(
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Make a version again from the data it pins and compare the bytes; exit code 1 if they differ, 2 if it cannot."""
-    from ml_platform.cli import declared
+    from ml_platform import defs as declared
     from ml_platform.stores.rebuilding import rebuild as make
 
     _, spec = declared.model(model)
@@ -54,7 +54,7 @@ def rebuild(
         for name, (then, now) in made.libraries.items():
             console().print(f"  {escape(name)} was {escape(then)} and is {escape(now)}")
         if made.difference is None:
-            how = "the recorded parameters" if parameters_only else "a search anew"
+            how = "a search anew" if made.searched else "the recorded parameters"
             console().print(f"[bold]{model} version {version}[/bold]  rebuilt with {how}: the same bytes.")
         else:
             console().print(

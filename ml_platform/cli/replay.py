@@ -47,6 +47,7 @@ def replay(
     if not drive:
         deliver(settings.load().landing, upstream, **asked)
         return
+    settings.work_on_small_frames()
     from ml_platform.cli.drive import drive_replay
 
     source = _upstream(upstream)

@@ -9,7 +9,7 @@ def retrain(model: Model, reason: Reason, by: Person = None, as_json: AsJson = F
     """Ask for training: the next evaluation of the conditions grants it, without waiting for new labels or cooldown."""
     from dataclasses import asdict
 
-    from ml_platform.cli import declared
+    from ml_platform import defs as declared
     from ml_platform.stores.lake import Lake
     from ml_platform.stores.training_requests import TrainingRequests
 

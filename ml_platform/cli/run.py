@@ -16,11 +16,13 @@ def run(
     as_landed: Annotated[bool, typer.Option("--as-landed", help="Land nothing: take in what has landed.")] = False,
 ) -> None:
     """Land the rehearsal of every data set and materialise what is out of date; again: only what changed."""
-    from ml_platform.cli.declared import datasets
     from ml_platform.cli.replay import deliver
     from ml_platform.cli.status import show_status
+    from ml_platform.defs import datasets
     from ml_platform.stores.instance import prepare_dagster_home
 
+    if not as_landed:
+        settings.take_files_at_once()
     here = prepare_dagster_home(settings.load())
     for dataset in datasets():
         for until in () if as_landed else dataset.spec.rehearsal:

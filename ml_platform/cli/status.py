@@ -34,7 +34,7 @@ def show_status() -> None:
 
 
 def _status() -> "PlatformStatus":
-    from ml_platform.cli.declared import datasets
+    from ml_platform.defs import datasets
     from ml_platform.stores.status import platform_status
 
     return platform_status(settings.load(), datasets())

@@ -4,6 +4,7 @@ from datetime import date, timedelta
 
 from pydantic import Field
 
+from ml_platform.core.compute import DatasetCompute
 from ml_platform.core.durations import Duration, parse_duration
 from ml_platform.core.model_spec import Spec, Transform
 
@@ -41,6 +42,7 @@ class DatasetSpec(Spec):
         "models are trained after the first.",
     )
     freshness: Freshness = Freshness()
+    resources: DatasetCompute = DatasetCompute()
 
 
 class FeaturesSpec(Spec):

@@ -262,11 +262,11 @@ def _judge(reference: Reference, current: pl.DataFrame) -> list[ColumnDrift]:
     for profile in reference.profiles:
         number = strongest.get(profile.name, -1)
         ignored = number < 0
-        psi, missing = _psi(profile, current)
+        index, missing = psi(profile, current)
         judged.append(
             ColumnDrift(
                 name=profile.name,
-                psi=psi,
+                psi=index,
                 asked=None if ignored else measure.effects[number][1],
                 effect=None if ignored else float(sizes[number]),
                 chance=None if ignored else float(chance[number]),
@@ -283,8 +283,8 @@ def _judge(reference: Reference, current: pl.DataFrame) -> list[ColumnDrift]:
     return judged
 
 
-def _psi(profile: ColumnProfile, frame: pl.DataFrame) -> tuple[float, float]:
-    """Population stability index, and the share missing."""
+def psi(profile: ColumnProfile, frame: pl.DataFrame) -> tuple[float, float]:
+    """The population stability index of one column's present, and the share of it that is missing."""
     if frame.is_empty():
         return 0.0, 0.0
     current = _count(frame, profile)

@@ -7,10 +7,11 @@ declaration means (training, gates, drift) belongs to the module that does it.
 import math
 from datetime import timedelta
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from ml_platform.core.compute import StagesCompute
 from ml_platform.core.durations import Duration, parse_duration
 
 
@@ -18,6 +19,21 @@ class Spec(BaseModel):
     """Base of every declaration: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+MODEL_STAGES = (
+    "labels",
+    "training_set",
+    "tuned_model",
+    "evaluation_report",
+    "champion",
+    "model_card",
+    "predictions",
+    "performance_report",
+    "drift_calibration",
+    "drift_report",
+)
+"""Names of a model's assets, in the order of the loop."""
 
 
 class Task(StrEnum):
@@ -83,8 +99,23 @@ class Tuning(Spec):
     early_stopping_rounds: int = Field(default=30, ge=1)
     startup_trials: int = Field(default=5, ge=0)
     threads: int = Field(default=2, ge=1, description="CPU threads of a fit; of a trial at most one for each fold.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Steps that share the trials, each in a process of its own (docs/adr/0011); with one, a study "
+        "comes out the same every time.",
+    )
     search: dict[str, SearchRange] = Field(min_length=1)
     fixed: dict[str, int | float | str | bool] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_before_workers(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Studies and code versions are named by what this gives: what one worker makes is still called what it was.
+        dumped: dict[str, Any] = dump(self)
+        if self.workers == 1:
+            dumped.pop("workers", None)
+        return dumped
 
 
 class Costs(Spec):
@@ -246,6 +277,15 @@ class ModelSpec(Spec):
     gate: PromotionGate
     drift: DriftPolicy = DriftPolicy()
     retrain: RetrainPolicy = RetrainPolicy()
+    resources: StagesCompute = StagesCompute()
+
+    @model_validator(mode="after")
+    def _stages_are_its_own(self) -> Self:
+        if unknown := sorted(set(self.resources.stages) - set(MODEL_STAGES)):
+            raise ValueError(
+                f"model {self.name!r}: `resources.stages` speaks of {unknown}; the stages are {', '.join(MODEL_STAGES)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _task_needs(self) -> Self:

@@ -344,6 +344,31 @@ def habits(found: pl.DataFrame, *, metric: str, unit: str, title: str) -> bytes:
     return _png(title, draw)
 
 
+def beside_reference(rounds: pl.DataFrame, *, title: str) -> bytes:
+    """Rounds of measurements as multiples of the reference's median, one row for each piece of work.
+
+    Args:
+        rounds: ``work``, ``side`` (``command`` or ``reference``) and ``ratio``.
+        title: the picture's title.
+    """
+    works = list(reversed(rounds["work"].unique(maintain_order=True).to_list()))
+    sides = {"reference": GREY, "command": BLUE}
+
+    def draw(axes: "Axes") -> None:
+        for side, colour in sides.items():
+            rows = rounds.filter(pl.col("side") == side)
+            places = [works.index(work) for work in rows["work"]]
+            label = "the reference" if side == "reference" else "the platform"
+            axes.plot(rows["ratio"], places, "o", color=colour, alpha=0.6, label=label)
+        axes.axvline(1, color=GREY, linewidth=1)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(works)), works)
+        axes.set(xlabel="multiple of the reference's median")
+        axes.legend(fontsize=9)
+
+    return _png(title, draw, height=1.5 + 0.4 * len(works))
+
+
 def report_plots(report: EvaluationReport) -> dict[str, bytes]:
     """Every picture that a report has, by name."""
     drawn: dict[str, Callable[[EvaluationReport], bytes]] = {"calibration": calibration}

@@ -12,6 +12,7 @@ from typing import Self
 import polars as pl
 from pydantic import Field, model_validator
 
+from ml_platform.core.compute import Compute
 from ml_platform.core.durations import Duration
 from ml_platform.core.model_spec import Spec
 
@@ -191,6 +192,7 @@ class TableSpec(Spec):
     contract: Contract
     consistent_with: ConsistentWith | None = None
     quarantine_limit: QuarantineLimit = QuarantineLimit()
+    resources: Compute = Field(default=Compute(), description="Over the data set's `resources.tables`.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,21 +1,27 @@
 """Searching parameters: a resumable Optuna study over time-ordered folds, binned once.
 
 Belongs here: the study and what a trial does. The only I/O is Optuna's storage, whose URL the caller
-passes in. One worker per study: a trial found running belongs to a process that was killed.
+passes in. Unless the declaration says otherwise, a study has one worker, comes out the same every time, and a trial
+found running belongs to a process that was killed; several share it by :mod:`ml_platform.core.shared_study`.
 """
 
+import fcntl
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.shared_study import PLACE, PULSE, Pulse, SharedStudy, place_seed
 from ml_platform.core.splits import Fold, assert_no_outcomes, folds
 from ml_platform.core.training import Params, base_params, check_labels, dataset, learn_categories
 
@@ -25,6 +31,12 @@ if TYPE_CHECKING:
 
 WARMUP_PROGRESS = 3
 """Units of ``learning_rate * rounds`` before a trial may be pruned: 30 rounds at a learning rate of 0.1."""
+
+_TOGETHER, _AHEAD = 4, 8
+"""Rounds that a fold is boosted at a time, and by how many it may be ahead of the slowest."""
+
+_ADVISORY_LOCK = 7_215_330_919
+"""Any number that nothing else in the database locks."""
 
 _ONE_THREAD: Params = {"num_threads": 1}
 
@@ -97,6 +109,8 @@ def tune(
     storage_url: str | None = None,
     study_name: str = "study",
     on_trial: Callable[[TrialSummary], None] = lambda _: None,
+    worker: str = "",
+    pulse: Pulse = PULSE,
 ) -> TuningResult:
     """Search ``spec.tuning`` by TPE until its budget of finished trials is spent.
 
@@ -107,6 +121,8 @@ def tune(
     ``early_stopping_rounds``. Bins are made once from all of ``train`` (feature quantiles, never labels, are shared
     between folds).
 
+    If several workers are declared, this is one more of them: it makes what is left, and ends when all is made.
+
     Args:
         spec: the declaration; ``tuning``, ``windows``, ``denied`` and ``seed`` matter here.
         train: the training rows of the split: keys, ``prediction_time``, ``label``, ``label_time``, features.
@@ -114,29 +130,21 @@ def tune(
         storage_url: Optuna's storage, ``sqlite:///…`` or ``postgresql+psycopg2://…``; None keeps the study in memory.
         study_name: see :func:`study_name`.
         on_trial: called after every trial run now.
+        worker: see :func:`work`; of no meaning to a study of one worker, as the pulse.
+        pulse: see :func:`work`.
 
     Raises:
         LeakageError: a feature is an outcome.
         ValueError: a fold is empty, a label is invalid, or a parameter that decides the binning is searched.
     """
-    import optuna
     from optuna.trial import TrialState
 
-    assert_no_outcomes(features, spec.denied)
-    check_labels(spec.task, train["label"])
-    if binning := sorted(set(spec.tuning.search) & set(_BINNING)):
-        raise ValueError(f"{binning} decide the binning, which is done once: put them under `tuning.fixed`")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    study = optuna.create_study(
-        study_name=study_name,
-        storage=_storage(storage_url),
-        load_if_exists=True,
-        direction="minimize",
-        pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=max(1, spec.tuning.startup_trials), n_warmup_steps=WARMUP_PROGRESS
-        ),
-    )
+    if spec.tuning.workers > 1:
+        study, storage = _open(spec, train, features, storage_url, study_name)
+        shared = SharedStudy(study, storage, spec.tuning.trials, worker or uuid.uuid4().hex, pulse)
+        _share(spec, train, features, study, shared, on_trial)
+        return _result(spec, study, shared.finished())
+    study, _ = _open(spec, train, features, storage_url, study_name)
     for zombie in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(zombie.number, state=TrialState.FAIL)
     finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
@@ -147,7 +155,101 @@ def tune(
             for index in range(finished, spec.tuning.trials):
                 study.sampler = _sampler(spec, index)
                 on_trial(_run(study, objective, spec.tuning.trials))
-    return _result(spec, study)
+    finished_now = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    # A study made under a larger budget has more: what they found is not what this budget finds.
+    return _result(spec, study, finished_now[: spec.tuning.trials])
+
+
+def work(
+    spec: ModelSpec,
+    train: pl.DataFrame,
+    features: Sequence[str],
+    *,
+    storage_url: str,
+    study_name: str,
+    worker: str,
+    pulse: Pulse = PULSE,
+    on_trial: Callable[[TrialSummary], None] = lambda _: None,
+) -> int:
+    """Be one of several workers of a study until all its trials are made; how many were made here.
+
+    Exactly the declared number of trials finishes, whoever joins, leaves or dies. Each has a seed of its own, which the
+    study records with the worker's name. Which parameters are found depends on who was how fast: only a study of one
+    worker comes out the same every time.
+
+    Args:
+        spec: as for :func:`tune`, like all that is not told here.
+        train: the training rows of the split.
+        features: the feature service's, in its order.
+        storage_url: Optuna's storage, which all workers reach.
+        study_name: see :func:`study_name`.
+        worker: a name that no other living process has; one that was killed is to be started again under its own.
+        pulse: how often it says that it lives, and how long others may be silent.
+        on_trial: called after every trial made here.
+
+    Raises:
+        LeakageError, ValueError: as :func:`tune`.
+    """
+    study, storage = _open(spec, train, features, storage_url, study_name)
+    return _share(
+        spec, train, features, study, SharedStudy(study, storage, spec.tuning.trials, worker, pulse), on_trial
+    )
+
+
+def storage_errors() -> "tuple[type[Exception], ...]":
+    """What :func:`work` raises when the storage cannot be reached: the same worker may succeed later."""
+    import optuna
+
+    return (optuna.exceptions.StorageInternalError,)
+
+
+def _share(
+    spec: ModelSpec,
+    train: pl.DataFrame,
+    features: Sequence[str],
+    study: "optuna.Study",
+    shared: SharedStudy,
+    on_trial: Callable[[TrialSummary], None],
+) -> int:
+    made = 0
+    with ExitStack() as stack:
+        objective: Callable[[optuna.Trial], float] | None = None
+        while (claim := shared.claim(spec.seed, partial(_tpe, spec, shared=True))) is not None:
+            if objective is None:
+                data = _fold_data(spec, train.sort(spec.keys), features)
+                threads = min(spec.tuning.threads, len(data))
+                workers = stack.enter_context(ThreadPoolExecutor(threads, initializer=_set_up))
+                objective = partial(_objective, spec, workers, data)
+            told = shared.make(claim, objective)
+            if told is not None:
+                made += 1
+                on_trial(_summary(study, told, claim.place, spec.tuning.trials))
+    return made
+
+
+def _open(
+    spec: ModelSpec, train: pl.DataFrame, features: Sequence[str], storage_url: str | None, study_name: str
+) -> "tuple[optuna.Study, optuna.storages.BaseStorage]":
+    """The study, made if there is none, of a declaration and rows that can be searched."""
+    import optuna
+
+    assert_no_outcomes(features, spec.denied)
+    check_labels(spec.task, train["label"])
+    if binning := sorted(set(spec.tuning.search) & set(_BINNING)):
+        raise ValueError(f"{binning} decide the binning, which is done once: put them under `tuning.fixed`")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    storage = optuna.storages.get_storage(_storage(storage_url))
+    study = optuna.create_study(
+        study_name=study_name,
+        storage=storage,
+        load_if_exists=True,
+        direction="minimize",
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=max(1, spec.tuning.startup_trials), n_warmup_steps=WARMUP_PROGRESS
+        ),
+    )
+    return study, storage
 
 
 def _storage(url: str | None) -> "optuna.storages.BaseStorage | None":
@@ -157,15 +259,43 @@ def _storage(url: str | None) -> "optuna.storages.BaseStorage | None":
         return None
     # Two models tuned at once share one SQLite file: wait for the other's commit instead of failing.
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    with _making_tables(url):
+        return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+
+
+@contextmanager
+def _making_tables(url: str) -> Iterator[None]:
+    """Let one process at a time look whether Optuna's tables are there, and make them.
+
+    Workers that find a new database at once would fail on each other's: Optuna looks first and makes then.
+    """
+    if url.startswith("sqlite:///"):
+        with Path(f"{url.removeprefix('sqlite:///')}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        return
+    if not url.startswith("postgresql"):
+        yield
+        return
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        # It goes with the connection, however the process ends.
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
+        yield
 
 
 def _sampler(spec: ModelSpec, index: int) -> "optuna.samplers.BaseSampler":
     """TPE seeded by the model's seed and the trial's place: a resumed study would else repeat its draws."""
+    return _tpe(spec, place_seed(spec.seed, index))
+
+
+def _tpe(spec: ModelSpec, seed: int, *, shared: bool = False) -> "optuna.samplers.BaseSampler":
+    """TPE; of a shared study it keeps away from what others are trying."""
     import optuna
 
-    seed = int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0])
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=spec.tuning.startup_trials)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=spec.tuning.startup_trials, constant_liar=shared)
 
 
 FoldData = tuple["lgb.Dataset", "lgb.Dataset"]
@@ -215,30 +345,60 @@ def _objective(
     curves = np.full((spec.tuning.max_rounds, len(boosters)), np.inf)
     learning_rate = float(params.get("learning_rate", 0.1))
     best = 0
-    for round_ in range(spec.tuning.max_rounds):
-        metrics, curves[round_] = zip(*workers.map(_boost, boosters), strict=True)
-        if curves[round_].mean() < curves[best].mean():
-            best = round_
-        # Trials are compared at equal learning_rate * rounds: by rounds alone, slow learners would be pruned for that.
-        progress = int((round_ + 1) * learning_rate + 1e-9)
-        if progress > int(round_ * learning_rate + 1e-9):
-            trial.report(float(curves[best].mean()), step=progress)
-            if trial.should_prune():
-                trial.set_user_attr("rounds", round_ + 1)
-                raise optuna.TrialPruned
-        if round_ - best >= spec.tuning.early_stopping_rounds:
-            break
-    trial.set_user_attr("metric", metrics[0])
+    with closing(_losses(workers, boosters, spec.tuning.max_rounds)) as losses:
+        for round_, curves[round_] in enumerate(losses):
+            if curves[round_].mean() < curves[best].mean():
+                best = round_
+            # Trials are compared at equal learning_rate * rounds: by rounds alone, slow learners would be pruned.
+            progress = int((round_ + 1) * learning_rate + 1e-9)
+            if progress > int(round_ * learning_rate + 1e-9):
+                trial.report(float(curves[best].mean()), step=progress)
+                if trial.should_prune():
+                    trial.set_user_attr("rounds", round_ + 1)
+                    raise optuna.TrialPruned
+            if round_ - best >= spec.tuning.early_stopping_rounds:
+                break
+    trial.set_user_attr("metric", boosters[0].eval_valid()[0][1])
     trial.set_user_attr("rounds", int(np.median(curves.argmin(axis=0) + 1)))
     trial.set_user_attr("fold_values", [float(value) for value in curves[best]])
     return float(curves[best].mean())
 
 
-def _boost(booster: "lgb.Booster") -> tuple[str, float]:
-    """One more round, and the validation loss after it: the metric's name and value."""
-    booster.update()
-    _, metric, value, _ = booster.eval_valid()[0]
-    return metric, value
+def _losses(
+    workers: ThreadPoolExecutor, boosters: Sequence["lgb.Booster"], rounds: int
+) -> Generator[list[float], None, None]:
+    """Each round's validation losses by fold, in order.
+
+    Folds are boosted side by side, and none waits for the others at every round: three folds on two threads would leave
+    one idle for a quarter of the time. None runs far ahead either: what is boosted beyond the last round that is asked
+    for is in vain.
+    """
+    found: list[list[float]] = [[] for _ in boosters]
+    running: dict[Future[list[float]], int] = {}
+    told = 0
+    try:
+        while told < rounds:
+            most = min(rounds, min(map(len, found)) + _AHEAD)
+            for fold in sorted(set(range(len(boosters))) - set(running.values()), key=lambda fold: len(found[fold])):
+                if len(found[fold]) < most:
+                    asked = min(_TOGETHER, rounds - len(found[fold]))
+                    running[workers.submit(_boost, boosters[fold], asked)] = fold
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                found[running.pop(ended)] += ended.result()
+            while told < min(map(len, found)):
+                yield [losses[told] for losses in found]
+                told += 1
+    finally:
+        wait(running)
+
+
+def _boost(booster: "lgb.Booster", rounds: int) -> list[float]:
+    """So many rounds more, and the validation loss after each."""
+    losses = []
+    for _ in range(rounds):
+        booster.update()
+        losses.append(float(booster.eval_valid()[0][2]))
+    return losses
 
 
 def suggest(spec: ModelSpec, trial: "optuna.Trial") -> Params:
@@ -264,11 +424,17 @@ def _run(study: "optuna.Study", objective: Callable[["optuna.Trial"], float], bu
     except BaseException:
         study.tell(trial, state=TrialState.FAIL)
         raise
+    return _summary(study, told, told.number, budget)
+
+
+def _summary(study: "optuna.Study", told: "optuna.trial.FrozenTrial", number: int, budget: int) -> TrialSummary:
+    from optuna.trial import TrialState
+
     completed = [
         t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.value is not None
     ]
     return TrialSummary(
-        number=told.number,
+        number=number,
         budget=budget,
         state=told.state.name.lower(),
         value=float("nan") if told.value is None else told.value,
@@ -278,18 +444,20 @@ def _run(study: "optuna.Study", objective: Callable[["optuna.Trial"], float], bu
     )
 
 
-def _result(spec: ModelSpec, study: "optuna.Study") -> TuningResult:
+def _place(trial: "optuna.trial.FrozenTrial") -> int:
+    """Which of the declared trials it is: of a shared study, those that died have numbers too."""
+    return int(trial.user_attrs.get(PLACE, trial.number))
+
+
+def _result(spec: ModelSpec, study: "optuna.Study", finished: "list[optuna.trial.FrozenTrial]") -> TuningResult:
     from optuna.trial import TrialState
 
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    # A study made under a larger budget has more: what they found is not what this budget finds.
-    finished = finished[: spec.tuning.trials]
     best_value, _, best = min(
-        (t.value, t.number, t) for t in finished if t.state is TrialState.COMPLETE and t.value is not None
+        (t.value, _place(t), t) for t in finished if t.state is TrialState.COMPLETE and t.value is not None
     )
     rows = [
         {
-            "trial": t.number,
+            "trial": _place(t),
             "state": t.state.name.lower(),
             "value": t.value,
             "rounds": t.user_attrs["rounds"],
@@ -303,7 +471,7 @@ def _result(spec: ModelSpec, study: "optuna.Study") -> TuningResult:
         metric=best.user_attrs["metric"],
         params=dict(best.params),
         rounds=best.user_attrs["rounds"],
-        best_trial=best.number,
+        best_trial=_place(best),
         best_value=best_value,
         fold_values=tuple(best.user_attrs["fold_values"]),
         trials=pl.DataFrame(rows, infer_schema_length=None).with_columns(

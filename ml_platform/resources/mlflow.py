@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from ml_platform import settings
+from ml_platform.resources.run_tags import add_run_tags
 from ml_platform.stores.models import ModelStore, TrainingRun
 
 
@@ -22,7 +23,9 @@ class MlflowResource(dg.ConfigurableResource):
         return ModelStore(settings.load())
 
     @contextmanager
-    def training_run(self, context: dg.AssetExecutionContext, model: str) -> Iterator[TrainingRun]:
+    def training_run(
+        self, context: dg.AssetExecutionContext | dg.OpExecutionContext, model: str
+    ) -> Iterator[TrainingRun]:
         """An MLflow run of the model's experiment, joined to the Dagster run by tags on either side.
 
         It ends as FINISHED, or as FAILED if the block raises. A step retried in the same Dagster run goes on
@@ -57,7 +60,7 @@ class MlflowResource(dg.ConfigurableResource):
         )
         tracking = next(mlflow_tracking.resource_fn(init))
         with store.closing(tracking.mlflow_run_id or tracking.active_run().info.run_id, experiment_id) as run:
-            context.instance.add_run_tags(context.run_id, {f"mlflow_run/{model}": run.url})
+            add_run_tags(context.instance, context.run_id, {f"mlflow_run/{model}": run.url})
             yield run
 
 

@@ -33,7 +33,7 @@ class Platform(dg.ConfigurableResource):
     @cached_property
     def landing(self) -> Landing:
         """The folder in which upstream delivers."""
-        return Landing(self.settings.landing)
+        return Landing(self.settings.landing, self.settings.landing_settle)
 
     @cached_property
     def features(self) -> FeatureClient:

@@ -88,7 +88,7 @@ def servers(settings: Settings) -> list[Server]:
     uri = settings.mlflow_tracking_uri
     if not uri.startswith(("http:", "https:")):
         artifacts = ("--no-serve-artifacts", "--default-artifact-root", settings.mlflow_artifacts_uri)
-        command = _module("mlflow", "server", "--backend-store-uri", uri, *artifacts, "--workers", "1")
+        command = _module("mlflow", "server", *artifacts, "--workers", "1")
         found.append(
             Server(
                 "mlflow",
@@ -97,8 +97,11 @@ def servers(settings: Settings) -> list[Server]:
                 lambda: _answers(f"{mlflow}/health"),
                 settings.mlflow_url,
                 "mlflow",
-                # Jobs belong to MLflow's features for language models and cost three more processes.
-                {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                {
+                    "MLFLOW_BACKEND_STORE_URI": uri,
+                    # Jobs belong to MLflow's features for language models and cost three more processes.
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                },
             )
         )
     return found

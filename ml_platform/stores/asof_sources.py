@@ -5,7 +5,6 @@ Only the offline store imports this module, and only Feast imports that: Feast m
 
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from feast.repo_config import RepoConfig
 from ml_platform.stores.lake import Lake
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
     from pyarrow.fs import FileSystem
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -103,6 +103,7 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
 
     Raises:
         NotImplementedError: a source of another kind; the message says which kinds can be read.
+        ValueError: a version is asked for of files that have none.
         FileNotFoundError: nothing is stored there.
         UnknownTableError: the lake has no such table.
     """
@@ -114,8 +115,12 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
         schema = rows.collect_schema()
         return Rows(f"table {source.path!r}", rows, schema, by_day="day" in schema)
     if isinstance(source.file_format, DeltaFormat):
-        rows = pl.scan_delta(place, version=config.offline_store.versions.get(source.path), storage_options=options)
+        rows = pl.scan_delta(_delta_table(place, config.offline_store.versions.get(source.path), options))
     else:
+        if source.path in config.offline_store.versions:
+            raise ValueError(
+                f"source {source.path!r} has no versions: `versions` is for Delta tables, and it is Parquet"
+            )
         files, many = _parquet_files(place)
         rows = pl.scan_parquet(
             files,
@@ -167,6 +172,8 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
     place, options = locate(config, source), options_of(config, source)
     if lake_table(config, source):
         raise NotImplementedError(f"{source.path!r} would be a table of the lake: give a path outside it")
+    from pyarrow.fs import FileSelector
+
     files, path = _filesystem(place, options)
     if not allow_overwrite and files.get_file_info(path).type.name != "NotFound":
         raise SavedDatasetLocationAlreadyExists(location=place)
@@ -179,8 +186,10 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
     elif place.endswith(".parquet"):
         _put(files, path, table)
     else:
-        with suppress(FileNotFoundError):
-            files.delete_dir_contents(path)
+        # One by one: deltalake's file system of object storage cannot empty a folder.
+        for file in files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True)):
+            if file.is_file:
+                files.delete_file(file.path)
         files.create_dir(path)
         pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
 
@@ -236,6 +245,16 @@ def options_of(config: RepoConfig, source: DataSource) -> dict[str, str]:
         if source.s3_endpoint_override.startswith("http://"):
             own["AWS_ALLOW_HTTP"] = "true"
     return {**config.offline_store.storage_options, **own}
+
+
+def _delta_table(place: str, version: int | None, options: dict[str, str]) -> "DeltaTable":
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    try:
+        return DeltaTable(place, version=version, storage_options=options)
+    except TableNotFoundError:
+        raise FileNotFoundError(f"there is no Delta table at {place}") from None
 
 
 def _parquet_files(place: str) -> tuple[str, bool]:

@@ -6,7 +6,7 @@ given, a Delta source at a relative path is a table of the lake. Why not a stock
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast.data_source import DataSource
-from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
-from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
@@ -27,15 +25,17 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import compute_non_entity_date_range, make_tzaware
 from pydantic import Field, PositiveInt
 
-from ml_platform.core.asof import STEP_ROWS, join_as_of, newest_of_each
+from ml_platform.core.asof import STEP_ROWS, newest_of_each
 from ml_platform.stores import asof_sources as sources
-from ml_platform.stores.asof_sources import Rows
-from ml_platform.stores.lake import Lake
-
-_AT = "event_timestamp"
-_KEY, _MOMENT, _EVENT, _CREATED = "__key_", "__moment", "__event", "__created"
-_MICROSECOND = timedelta(microseconds=1)
-_TEXTS = (pl.String, pl.Categorical, pl.Enum)
+from ml_platform.stores.asof_questions import (
+    as_utc,
+    entity_frame,
+    features_asked,
+    join_view,
+    known_between,
+    moment_column,
+    shown_name,
+)
 
 
 class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -93,21 +93,21 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         """
         if entity_df is None:
             first, last = compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
-            frame = _known_between(config, feature_views, first, last)
+            frame = known_between(config, feature_views, first, last)
         else:
-            frame = _frame(config, entity_df)
-        at = _moment_column(frame)
+            frame = entity_frame(config, entity_df)
+        at = moment_column(frame)
         entity_columns = frame.columns
-        asking = frame.with_columns(_as_utc(frame, at))
+        asking = frame.with_columns(as_utc(frame, at))
         # Every view is joined in the order of the moments: they are brought into it, and back, once for all.
         order = None if asking[at].is_sorted() else asking[at].arg_sort()
         if order is not None:
             asking = asking[order]
         for view in feature_views:
-            wanted = _features(view, feature_refs)
-            names = {name: f"{_shown(view)}__{name}" if full_feature_names else name for name in wanted}
+            wanted = features_asked(view, feature_refs)
+            names = {name: f"{shown_name(view)}__{name}" if full_feature_names else name for name in wanted}
             asking = asking.hstack(
-                _join(
+                join_view(
                     config, asking.select(entity_columns), view, names, at, created_bounds=filter_by_created_timestamp
                 )
             )
@@ -249,7 +249,7 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         # One chunk: Feast's conversion for the online store takes the first batch of a table and drops the rest.
         table: pa.Table = self._frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-        return table.combine_chunks()
+        return _with_usual_types(table).combine_chunks()
 
     def to_sql(self) -> str:
         """Refuse: nothing here is SQL.
@@ -283,171 +283,6 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._metadata
 
 
-# The entity frame ----------------------------------------------------------------------------------
-
-
-def _frame(config: RepoConfig, given: pd.DataFrame | pa.Table | pl.DataFrame | str) -> pl.DataFrame:
-    if isinstance(given, str):
-        if config.offline_store.lake is None:
-            return _query_files(given)
-        return Lake(sources.lake_uri(config), config.offline_store.storage_options).query(given)
-    if isinstance(given, pl.DataFrame):
-        return given
-    found = pl.from_pandas(given) if isinstance(given, pd.DataFrame) else pl.from_arrow(given)
-    if isinstance(found, pl.Series):
-        raise ValueError("the entity frame is one Arrow array: give a table")
-    return found
-
-
-def _query_files(sql: str) -> pl.DataFrame:
-    import duckdb
-
-    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as connection:
-        return pl.DataFrame(connection.sql(sql).pl())
-
-
-def _moment_column(frame: pl.DataFrame) -> str:
-    if _AT in frame.columns:
-        return _AT
-    return str(offline_utils.infer_event_timestamp_from_entity_df(frame.head(0).to_pandas().dtypes.to_dict()))
-
-
-def _as_utc(frame: pl.DataFrame, column: str) -> pl.Expr:
-    return sources.moment(Rows("the entity frame", frame.lazy(), frame.schema, by_day=False), column)
-
-
-def _known_between(config: RepoConfig, views: Sequence[FeatureView], first: datetime, last: datetime) -> pl.DataFrame:
-    """Keys and moments of every row of the views between two moments, each once.
-
-    Raises:
-        ValueError: the views have different join keys.
-    """
-    keys = {tuple(sorted(_join_keys(view))) for view in views}
-    if len(keys) != 1:
-        raise ValueError(f"views of the same join keys are needed without an entity frame; theirs are {sorted(keys)}")
-    found = []
-    for view in views:
-        rows, event = sources.read(config, view.batch_source), _stored(view, view.batch_source.timestamp_field)
-        names = {ours: _stored(view, theirs) for ours, theirs in _join_keys(view).items()}
-        rows.require([event, *names.values()])
-        known = rows.between(event, first, last).select(
-            *(pl.col(theirs).alias(ours) for ours, theirs in sorted(names.items())),
-            sources.moment(rows, event).alias(_AT),
-        )
-        found.append(known.drop_nulls().unique())
-    frame: pl.DataFrame = pl.concat(found, how="vertical_relaxed").unique().collect(engine="streaming")
-    return frame.sort(_AT, *sorted(_join_keys(views[0])))
-
-
-# Views ---------------------------------------------------------------------------------------------
-
-
-def _shown(view: FeatureView) -> str:
-    """How a view is called in the names of features: its alias or its name, without a version."""
-    return str(view.projection.name_alias or view.name)
-
-
-def _features(view: FeatureView, feature_refs: Sequence[str]) -> list[str]:
-    prefix = f"{view.projection.name_to_use()}:"
-    return [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
-
-
-def _join_keys(view: FeatureView) -> dict[str, str]:
-    """The view's key columns, by the name that the entity frame has for each."""
-    return {
-        view.projection.join_key_map.get(column.name, column.name): column.name
-        for column in view.entity_columns
-        if column.name != DUMMY_ENTITY_ID
-    }
-
-
-def _stored(view: FeatureView, name: str) -> str:
-    """What the view's source calls a column."""
-    mapped = (stored for stored, ours in view.batch_source.field_mapping.items() if ours == name)
-    return str(next(mapped, name))
-
-
-def _join(
-    config: RepoConfig,
-    frame: pl.DataFrame,
-    view: FeatureView,
-    names: dict[str, str],
-    at: str,
-    *,
-    created_bounds: bool,
-) -> pl.DataFrame:
-    """A view's features, named as ``names`` says, of each row of the frame."""
-    keys, source = _join_keys(view), view.batch_source
-    if missing := set(keys) - set(frame.columns):
-        raise FeastEntityDFMissingColumnsError(set(keys) | {at}, missing)
-    if clash := sorted(set(names.values()) & set(frame.columns)):
-        raise ValueError(f"features {clash} of view {view.name!r} are already columns of the entity frame")
-    event, created = source.timestamp_field, source.created_timestamp_column or None
-    times = [event, *([created] if created else [])]
-    rows = sources.read(config, source)
-    stored = {name: _stored(view, name) for name in (*keys.values(), *names, *times)}
-    rows.require(list(stored.values()))
-    rows.require(list(stored.values()))
-    types = {
-        ours: _common(frame.schema[ours], rows.schema[stored[name]], f"join key {ours!r} of view {view.name!r}")
-        for ours, name in keys.items()
-    }
-    asking = frame.select(*(_cast(frame, ours, dtype) for ours, dtype in types.items()), pl.col(at).alias(_MOMENT))
-
-    def history(after: datetime | None, until: datetime) -> pl.LazyFrame:
-        return rows.between(stored[event], None if after is None else after + _MICROSECOND, until).select(
-            *(pl.col(stored[name]).cast(types[ours]).alias(_KEY + ours) for ours, name in keys.items()),
-            sources.moment(rows, stored[event]).alias(_EVENT),
-            *([sources.moment(rows, stored[created]).alias(_CREATED)] if created else []),
-            *(pl.col(stored[name]).alias(shown) for name, shown in names.items()),
-        )
-
-    return join_as_of(
-        asking,
-        history,
-        keys={ours: _KEY + ours for ours in keys},
-        at=_MOMENT,
-        event=_EVENT,
-        values=list(names.values()),
-        ttl=view.ttl,
-        created=_CREATED if created else None,
-        created_bounds=created_bounds and created is not None,
-        step_rows=config.offline_store.step_rows,
-    ).select(list(names.values()))
-
-
-def _common(asked: pl.DataType, stored: pl.DataType, what: str) -> pl.DataType:
-    """The type in which a key of the entity frame and one of a source are compared.
-
-    Raises:
-        ValueError: they cannot be.
-    """
-    if asked == stored or asked == pl.Null:
-        return stored
-    if stored == pl.Null:
-        return asked
-    if isinstance(asked, _TEXTS) and isinstance(stored, _TEXTS):
-        return pl.String()
-    # pandas has integers with missing values as floats.
-    if stored.is_integer() and (asked.is_integer() or asked.is_float()):
-        return pl.Int128() if pl.UInt64 in (asked, stored) else pl.Int64()
-    raise ValueError(f"{what} is {asked} in the entity frame and {stored} in the source: cast one of them")
-
-
-def _cast(frame: pl.DataFrame, key: str, dtype: pl.DataType) -> pl.Series:
-    """A key of the entity frame in the type in which it is compared.
-
-    Raises:
-        ValueError: a float that is to be an integer is none.
-    """
-    values = frame[key]
-    if values.dtype.is_float() and dtype.is_integer():
-        values = values.fill_nan(None)
-        if not (values == values.floor()).all():
-            raise ValueError(f"join key {key!r} is an integer in the source, and has fractions in the entity frame")
-    return values.cast(dtype)
-
-
 def _pulled(
     config: RepoConfig,
     source: DataSource,
@@ -464,3 +299,27 @@ def _pulled(
     return rows.between(times[0], first, last).select(
         *wanted, *(sources.moment(rows, name).alias(name) for name in times)
     )
+
+
+def _with_usual_types(table: pa.Table) -> pa.Table:
+    """Texts and lists in the types that other stores answer in, where they fit; polars has only the large ones."""
+    schema = pa.schema([field.with_type(_usual(field.type)) for field in table.schema])
+    if schema == table.schema:
+        return table
+    try:
+        return table.cast(schema)
+    except pa.ArrowInvalid:
+        # More than 2 GB in one column.
+        return table
+
+
+def _usual(dtype: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(dtype):
+        return pa.string()
+    if pa.types.is_large_binary(dtype):
+        return pa.binary()
+    if pa.types.is_large_list(dtype):
+        return pa.list_(pa.field("item", _usual(dtype.value_type)))
+    if pa.types.is_struct(dtype):
+        return pa.struct([dtype[place].with_type(_usual(dtype[place].type)) for place in range(dtype.num_fields)])
+    return dtype

@@ -74,6 +74,7 @@ def load_dataset(folder: Path) -> Dataset:
     Raises:
         FileNotFoundError: there is no ``dataset.yaml`` in it.
         pydantic.ValidationError: a declaration is not valid.
+        LookupError: ``dataset.yaml`` gives resources to a view that is not declared.
     """
     calendar = folder / "dataset.yaml"
     if not calendar.is_file():
@@ -84,15 +85,21 @@ def load_dataset(folder: Path) -> Dataset:
             module, _, name = str(document["type"]).rpartition(".")
             if module == COMPONENTS and name in documents:
                 documents[name].append(document["attributes"])
+    spec = DatasetSpec.model_validate(yaml.safe_load(calendar.read_text()))
+    views = {
+        view: transform
+        for attributes in documents["FeaturesComponent"]
+        for view, transform in FeaturesSpec.model_validate(attributes).views.items()
+    }
+    if unknown := sorted(set(spec.resources.views) - set(views)):
+        raise LookupError(
+            f"{calendar}: `resources.views` speaks of {unknown}; declared are {', '.join(views) or 'none'}"
+        )
     return Dataset(
         folder=folder,
-        spec=DatasetSpec.model_validate(yaml.safe_load(calendar.read_text())),
+        spec=spec,
         tables=[TableSpec.model_validate(attributes) for attributes in documents["TableComponent"]],
-        views={
-            view: transform
-            for attributes in documents["FeaturesComponent"]
-            for view, transform in FeaturesSpec.model_validate(attributes).views.items()
-        },
+        views=views,
         models=[ModelSpec.model_validate(attributes) for attributes in documents["ModelComponent"]],
     )
 

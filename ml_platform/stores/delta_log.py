@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import polars as pl
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _LOG = "_delta_log"
 _FIRST_COMMIT = f"{0:020}.json"
 _KEPT_VERSIONS = 4
+
+
+_every: "WeakSet[OpenTable]" = WeakSet()
 
 
 class OpenTable:
@@ -29,6 +33,7 @@ class OpenTable:
         self._read: tuple[int, frozenset[str]] | None = None
         self._still: dict[int, DeltaTable] = {}
         self._lock = threading.RLock()
+        _every.add(self)
 
     def exists(self) -> bool:
         """Whether there is such a table."""
@@ -99,6 +104,11 @@ class OpenTable:
             self._read = table.version(), files
             return rows, anew
 
+    def forget(self) -> None:
+        """Open it anew next time, as if it had never been read."""
+        with self._lock:
+            self._table, self._read, self._still = None, None, {}
+
     def _has_grown(self, version: int) -> bool:
         """Whether there may be a newer version; on a local disk a look for the next commit tells.
 
@@ -131,3 +141,9 @@ _open: dict[tuple[str, str], OpenTable] = {}
 def open_table(uri: str, options: Mapping[str, str]) -> OpenTable:
     """The one open table of this process at a place."""
     return _open.setdefault((uri, repr(sorted(options.items()))), OpenTable(uri, options))
+
+
+def forget_open_tables() -> None:
+    """Have this process open every table anew: others were put in their place, which object storage does not tell."""
+    for table in list(_every):
+        table.forget()

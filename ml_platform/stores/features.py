@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 _READ_BACK_ROWS = 500
+_REDIS_STORE = "ml_platform.stores.redis_store.RedisUrlOnlineStore"
 _UTC = pl.Datetime("us", "UTC")
 
 
@@ -49,17 +50,31 @@ class FeatureClient:
     def manifest(self) -> FeatureManifest:
         """Views and services; read anew when a file of the repository or Feast's version changed.
 
-        A registry that belongs to this home alone is brought up to date by the same process.
+        A registry that belongs to this home alone is brought up to date by the same process, one that is shared when
+        features are first read or written.
 
         Raises:
             FeatureRepoError: the repository is not usable; the message says why.
         """
-        path = self._manifest_file(self._fingerprint())
-        if not path.is_file() and self._settings.feature_store_yaml is None:
+        fingerprint = self._fingerprint()
+        path, made_before = self._manifest_file(fingerprint), self._kept_manifest(fingerprint)
+        if not path.is_file() and made_before.is_file():
+            return FeatureManifest.model_validate_json(made_before.read_text())
+        if not path.is_file() and self._settings.feature_store_yaml is None and not self._settings.feast_registry_url:
             self.apply()
         if not path.is_file():
             self._read_repo("manifest", path)
         return FeatureManifest.model_validate_json(path.read_text())
+
+    def keep_manifest(self) -> Path:
+        """Put the manifest beside the repository's files, for processes whose home is empty; where it is.
+
+        An image is built with it: each pod would else import Feast, for seven seconds, to know its assets.
+        """
+        kept = self._kept_manifest(self._fingerprint())
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(self.manifest().model_dump_json(indent=1))
+        return kept
 
     def apply(self) -> None:
         """Register the repository's definitions, as ``feast apply`` does; nothing if they are as last applied.
@@ -67,12 +82,10 @@ class FeatureClient:
         Raises:
             FeatureRepoError: the repository is not usable, or a view's entities do not match its columns.
         """
-        fingerprint = self._fingerprint()
-        marker = self._settings.feast_home / "applied"
-        state = f"{fingerprint} {hashlib.sha256(self._config_file.read_bytes()).hexdigest()[:16]}"
+        marker, state = self._settings.feast_home / "applied", self._state()
         if marker.is_file() and marker.read_text() == state:
             return
-        self._read_repo("apply", self._manifest_file(fingerprint))
+        self._read_repo("apply", self._manifest_file(self._fingerprint()))
         marker.write_text(state)
 
     def historical(
@@ -110,7 +123,7 @@ class FeatureClient:
         return pl.concat([entity_frame, features], how="horizontal")
 
     def push_online(self, view: str, *, as_of: datetime | None = None) -> Pushed:
-        """Have the online store hold the newest row of each key: what it holds is read, what differs written and read.
+        """Have the online store hold the newest row of each key: what differs is written, and all of it read back.
 
         Args:
             view: name of a batch view.
@@ -127,15 +140,24 @@ class FeatureClient:
         newest = self._newest(spec, str(spec.table), as_of)
         if newest.is_empty():
             return Pushed(0, 0)
-        store = self._newest_store()
-        held = _held_online(store, spec, newest)
-        missing = newest.filter(~held)
-        if missing.is_empty():
-            return Pushed(newest.height, newest.height)
-        with _quiet():
-            store.write_to_online_store(view, missing.to_pandas(), transform_on_write=False)
-        written = _held_online(store, spec, missing)
-        return Pushed(newest.height, int(held.sum()) + int(written.sum()))
+        as_of = as_of or newest[EVENT_TIME].max()  # type: ignore[assignment]
+        expired_before = as_of - spec.ttl if as_of and spec.ttl else None
+        return Pushed(newest.height, _pushed(self._newest_store(), spec, newest, expired_before))
+
+    def refill_online(self) -> dict[str, int]:
+        """Have the online store forget all it holds of this project and hold the lake's newest rows.
+
+        Returns:
+            By view, the keys that it answers for.
+        """
+        store, lake = self._newest_store(), Lake.of(self._settings)
+        held = {}
+        for view in self.manifest().views:
+            if view.table is not None:
+                declared = store.get_feature_view(view.name)
+                store.provider.online_store.update(store.config, [declared], [declared], [], [], partial=True)
+                held[view.name] = self.push_online(view.name).online_keys if lake.exists(view.table) else 0
+        return held
 
     def online(
         self, service: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]], *, as_of: datetime
@@ -231,6 +253,9 @@ class FeatureClient:
     def _manifest_file(self, fingerprint: str) -> Path:
         return self._settings.feast_home / "manifests" / f"{fingerprint}.json"
 
+    def _kept_manifest(self, fingerprint: str) -> Path:
+        return self._settings.feature_repo / ".manifests" / f"{fingerprint}.json"
+
     @cached_property
     def _config_file(self) -> Path:
         """The ``feature_store.yaml`` in force; one of this home is written if none was given."""
@@ -238,12 +263,20 @@ class FeatureClient:
             return self._settings.feature_store_yaml
         home = self._settings.feast_home
         config = yaml.safe_load((self._settings.feature_repo / "feature_store.yaml").read_text())
-        config["registry"]["path"] = str(home / "registry.db")
-        config["online_store"]["path"] = str(home / "online.db")
-        config["offline_store"] |= {
-            "lake": self._settings.lake_uri,
-            "storage_options": dict(self._settings.storage_options),
-        }
+        if self._settings.feast_registry_url:
+            config["registry"] = {
+                "registry_type": "sql",
+                "path": self._settings.feast_registry_url,
+                "sqlalchemy_config_kwargs": {"echo": False, "pool_pre_ping": True},
+            }
+        else:
+            config["registry"]["path"] = str(home / "registry.db")
+        if self._settings.redis_url:
+            config["online_store"] = {"type": _REDIS_STORE, "url": self._settings.redis_url}
+        else:
+            config["online_store"]["path"] = str(home / "online.sqlite")
+        # Options of the storage may be secrets: whoever reads this file has them in the environment.
+        config["offline_store"]["lake"] = self._settings.lake_uri
         path = home / "feature_store.yaml"
         text = yaml.safe_dump(config, sort_keys=False)
         if path.is_file() and yaml.safe_load(path.read_text())["registry"]["path"] != config["registry"]["path"]:
@@ -257,17 +290,21 @@ class FeatureClient:
 
     def _fingerprint(self) -> str:
         """A digest of the repository's files and Feast's version."""
-        content = hashlib.sha256(version("feast").encode())
+        content = hashlib.sha256(_feast_version().encode())
         repo = self._settings.feature_repo
         for path in [*sorted(repo.rglob("*.py")), repo / ".feastignore"]:
             if path.is_file():
                 content.update(f"{path.relative_to(repo)}\0".encode() + path.read_bytes())
         return content.hexdigest()[:16]
 
+    def _state(self) -> str:
+        """What tells whether a registry holds the definitions as they stand."""
+        return f"{self._fingerprint()} {hashlib.sha256(self._config_file.read_bytes()).hexdigest()[:16]}"
+
     def _read_repo(self, command: str, manifest: Path) -> None:
         paths = map(str, (self._settings.feature_repo, self._config_file, manifest))
         process = subprocess.run(
-            [sys.executable, "-m", "ml_platform.stores.repo_reader", command, *paths],
+            [sys.executable, "-m", "ml_platform.stores.repo_reader", command, *paths, self._state()],
             capture_output=True,
             text=True,
             check=False,
@@ -284,18 +321,26 @@ class FeatureClient:
 
     def _store(self, versions: Mapping[str, int]) -> "FeatureStore":
         """Feast on the definitions as they stand, applied first if they changed since."""
-        self.apply()
+        if not self._settings.feast_registry_url:
+            self.apply()
         prepare_environment()
         with _quiet():
             from feast import FeatureStore
             from feast.repo_config import load_repo_config
+
+            from ml_platform.stores.repo_reader import applied_state
 
             config = load_repo_config(self._settings.feature_repo, self._config_file)
             # Whatever the file says, features are read where the platform writes them.
             config.offline_store.lake = self._settings.lake_uri
             config.offline_store.storage_options = dict(self._settings.storage_options)
             config.offline_store.versions = dict(versions)
-            return FeatureStore(config=config)
+            store = FeatureStore(config=config)
+        # What this home remembers of a shared registry may not be so any more: it says itself.
+        if self._settings.feast_registry_url and applied_state(store) != self._state():
+            self._read_repo("apply", self._manifest_file(self._fingerprint()))
+            store.refresh_registry()
+        return store
 
     def _newest(self, view: ViewSpec, table: str, as_of: datetime | None) -> pl.DataFrame:
         keys = [key.name for key in view.join_keys]
@@ -313,6 +358,28 @@ class FeatureClient:
         columns = [pl.col(column.name).cast(column.polars_dtype) for column in view.columns]
         newest = rows.select(*columns, EVENT_TIME).collect().sort(EVENT_TIME)
         return newest.unique(keys, keep="last", maintain_order=True)
+
+
+@cache
+def _feast_version() -> str:
+    return version("feast")
+
+
+def _pushed(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame, expired_before: datetime | None) -> int:
+    """Have the online store hold these rows; how many keys it then answers with theirs."""
+    from ml_platform.stores.online_store import SqliteRowOnlineStore
+
+    online = store.provider.online_store
+    if isinstance(online, SqliteRowOnlineStore):
+        declared = store.get_feature_view(view.name)
+        return online.push(store.config, declared, newest, moment=EVENT_TIME, expired_before=expired_before)
+    held = _held_online(store, view, newest)
+    missing = newest.filter(~held)
+    if missing.is_empty():
+        return newest.height
+    with _quiet():
+        store.write_to_online_store(view.name, missing.to_pandas(), transform_on_write=False)
+    return int(held.sum()) + int(_held_online(store, view, missing).sum())
 
 
 def _held_online(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> pl.Series:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 import polars as pl
 
@@ -89,6 +90,7 @@ def days_between(first: date, last: date) -> list[str]:
     return [(first + timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
 
 
+@lru_cache(maxsize=2**14)
 def day_bounds(day: str) -> tuple[datetime, datetime]:
     """The first instant of a UTC day and of the next one."""
     start = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
@@ -174,11 +176,15 @@ def _reach(source: Input, states: Mapping[str, PartitionState], day: str) -> Ite
     if WHOLE in states:
         yield states[WHOLE]
         return
-    first = (day_bounds(day)[0] - source.look_back).date()
-    names = sorted(states) if source.look_back >= FOREVER else days_between(first, date.fromisoformat(day))
+    names = sorted(states) if source.look_back >= FOREVER else _days_reached(day, source.look_back)
     for name in names:
         if name in states and name <= day:
             yield states[name]
+
+
+@lru_cache(maxsize=2**14)
+def _days_reached(day: str, look_back: timedelta) -> Sequence[str]:
+    return days_between((day_bounds(day)[0] - look_back).date(), date.fromisoformat(day))
 
 
 def _identity(derivation: Derivation, reached: Sequence[PartitionState], cut: datetime | None) -> str:

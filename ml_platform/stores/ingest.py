@@ -4,7 +4,9 @@ A refused file blocks its own partition: what the raw table had for that day sta
 read the day waits until the file is right. Files whose bytes and contract are what they were are not read again.
 """
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -31,7 +33,8 @@ def quarantine_table(spec: TableSpec) -> str:
 
 def identities(landing: Landing, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:
     """What each landed raw partition (of these, if given) is made from: its files' bytes and the contract."""
-    contract = spec.model_dump_json(exclude={"quarantine_limit"})  # by it an alert is raised, no row judged
+    # By the one an alert is raised, by the other a pod is sized; no row is judged by either.
+    contract = spec.model_dump_json(exclude={"quarantine_limit", "resources"})
     return {partition: digest(files, contract) for partition, files in landing.fingerprints(spec, partitions).items()}
 
 
@@ -42,11 +45,15 @@ def stale_partitions(lake: Lake, table: str, landed: Mapping[str, str]) -> list[
 
 
 def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[str]) -> Iterator[Outcome]:
-    """Bring these partitions of a raw table up to date with what has landed; one outcome each."""
+    """Bring these partitions of a raw table up to date with what has landed; one outcome each.
+
+    Files are given the time to settle; a partition of which one changes still keeps what it has, or waits.
+    """
     table = raw_table(spec)
+    time.sleep(landing.settles_in([spec]).total_seconds())
     before = lake.partitions(table)
-    landed = identities(landing, spec, frozenset(partitions))
-    files = landing.periods(spec)
+    files = replace(landing, settle=timedelta(0)).periods(spec)
+    landed = identities(landing, spec, files.keys() & set(partitions))
     stale = [
         name
         for name in partitions
@@ -55,8 +62,10 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
     accepted = accept(spec, {name: _delivery(name, files[name]) for name in stale})
     states, samples = _write(lake, spec, accepted, landed)
     for name in partitions:
-        if name not in landed:
+        if name not in files:
             yield Outcome(name, Status.WAITING, before.get(name), f"no file of {spec.name} has landed for {name}")
+        elif name not in landed and name not in before:
+            yield Outcome(name, Status.WAITING, None, f"a file of {spec.name} for {name} is still being written")
         elif name in states:
             state = states[name]
             if state.blocked:

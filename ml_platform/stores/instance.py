@@ -14,13 +14,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
+
 from ml_platform.settings import Settings, child_environment, export_dagster_home
+from ml_platform.stores.files import write_whole
+from ml_platform.stores.run_launcher import kubernetes_sections
 
 _MAKE_STORAGE = (
     "import dagster as dg; i = dg.DagsterInstance.get(); i.run_storage, i.event_log_storage, i.schedule_storage"
 )
 _PORT_STEP, _PORT_TRIES = 10, 100
 _TEMPLATE = Path(__file__).with_name("dagster_home")
+_INSTANCE = "dagster.yaml"
 
 
 def prepare_dagster_home(settings: Settings) -> Settings:
@@ -37,19 +42,45 @@ def prepare_dagster_home(settings: Settings) -> Settings:
         ValueError: Dagster cannot use the configuration; the message says why.
     """
     home = settings.dagster_home
-    for name, source in instance_files(settings).items():
-        content = source.read_bytes()
+    for name, content in instance_files(settings).items():
         if not (home / name).is_file() or (home / name).read_bytes() != content:
-            _write_whole(home / name, content)
+            write_whole(home / name, content)
     export_dagster_home(settings)
     _make_storage(home)
     return settle_ports(settings)
 
 
-def instance_files(settings: Settings) -> dict[str, Path]:
-    """The files of ``DAGSTER_HOME`` that the platform installs, by name, each with where it comes from."""
-    files = {path.name: path for path in sorted(_TEMPLATE.iterdir())}
-    return files if settings.dagster_yaml is None else files | {"dagster.yaml": settings.dagster_yaml}
+def instance_files(settings: Settings) -> dict[str, bytes]:
+    """The files of ``DAGSTER_HOME`` that the platform installs, by name.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`prepare_dagster_home` says.
+    """
+    files = {path.name: path.read_bytes() for path in sorted(_TEMPLATE.iterdir())}
+    if settings.dagster_yaml is not None:
+        return files | {_INSTANCE: settings.dagster_yaml.read_bytes()}
+    return files | {_INSTANCE: _configured(files[_INSTANCE], settings)}
+
+
+def _configured(template: bytes, settings: Settings) -> bytes:
+    """The platform's own ``dagster.yaml``, with the sections that settings decide.
+
+    Raises:
+        ValueError: what Kubernetes needs is not set.
+    """
+    sections: dict[str, object] = {**kubernetes_sections(settings)}
+    if settings.on_kubernetes and not settings.dagster_storage_url:
+        raise ValueError(
+            "ML_PLATFORM_EXECUTION is kubernetes, and ML_PLATFORM_DAGSTER_STORAGE_URL not set: pods share no disk"
+        )
+    if settings.dagster_storage_url:
+        sections["storage"] = {"postgres": {"postgres_url": settings.dagster_storage_url}}
+    if not sections:
+        return template
+    note = (
+        f"# From {_TEMPLATE.name}/{_INSTANCE} of the package, with what ML_PLATFORM_* says of: {', '.join(sections)}.\n"
+    )
+    return (note + yaml.safe_dump(yaml.safe_load(template) | sections, sort_keys=False)).encode()
 
 
 def settle_ports(settings: Settings) -> Settings:
@@ -125,7 +156,7 @@ def _keep(file: Path, ports: Mapping[str, int], *, first: bool) -> bool:
     """Write the ports; false if ``first`` and another process was faster."""
     content = (json.dumps(ports) + "\n").encode()
     if not first:
-        _write_whole(file, content)
+        write_whole(file, content)
         return True
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -137,10 +168,3 @@ def _keep(file: Path, ports: Mapping[str, int], *, first: bool) -> bool:
     finally:
         draft.unlink()
     return True
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    draft.write_bytes(content)
-    draft.replace(file)

@@ -9,12 +9,12 @@ counts only while it names exactly the files the partition has now; after a cras
 commits the partition therefore has no record and is computed anew.
 """
 
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import polars as pl
@@ -23,11 +23,11 @@ from ml_platform.core.content import content_hash, sort_rows
 from ml_platform.settings import Settings
 from ml_platform.stores.catalog import CATALOG, WHOLE, PartitionState, catalog_of
 from ml_platform.stores.delta_log import open_table
+from ml_platform.stores.sql import UnknownTableError, query_frames
 
 if TYPE_CHECKING:
-    # Both are imported where they are used: the code location loads without them.
+    # Imported where it is used: the code location loads without it.
     from deltalake import DeltaTable
-    from duckdb import DuckDBPyConnection
     from pyarrow.fs import FileInfo
 
 _TABLE_CONFIGURATION = {
@@ -52,14 +52,6 @@ _CATALOG_COMPACTED_EVERY = 250
 _LOG = "_delta_log"
 _RENEWABLE_VERSIONS = 20
 """How many versions back a record may belong whose files were replaced: those of a night."""
-
-
-class UnknownTableError(LookupError):
-    """A table that the lake does not hold was asked for."""
-
-
-class RefusedQueryError(ValueError):
-    """A statement that is not a read was given to :meth:`Lake.query`."""
 
 
 @dataclass(frozen=True)
@@ -179,28 +171,7 @@ class Lake:
             UnknownTableError: a table is not in the lake; the message names those that are.
             duckdb.Error: DuckDB refused the statement.
         """
-        import duckdb
-
-        statements = duckdb.extract_statements(sql)
-        if len(statements) != 1:
-            raise RefusedQueryError(f"give exactly one statement, not {len(statements)}")
-        kind = statements[0].type
-        if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-            raise RefusedQueryError(
-                f"{kind.name} is not a read: only SELECT, DESCRIBE, SUMMARIZE and EXPLAIN are allowed"
-            )
-        sandbox: dict[str, str | bool | int | float | list[str]] = {"enable_external_access": "false"}
-        with duckdb.connect(":memory:", config=sandbox) as connection:
-            known = [*self.tables(), CATALOG]
-            for table in known:
-                # Only tables the text may mean are opened: each costs a read of its log.
-                if table.rsplit("/", maxsplit=1)[-1].lower() in sql.lower() or "information_schema" in sql.lower():
-                    self._create_view(connection, table)
-            try:
-                return pl.DataFrame(connection.sql(sql).pl())
-            except duckdb.CatalogException as error:
-                names = ", ".join(sql_name(table) for table in known)
-                raise UnknownTableError(f"{str(error).splitlines()[0]}\nThe tables are: {names}") from None
+        return query_frames(sql, {table: partial(self.scan, table) for table in [*self.tables(), CATALOG]})
 
     # Writing ---------------------------------------------------------------------------------------
 
@@ -559,21 +530,6 @@ class Lake:
     def _files(self, table: str) -> dict[str, list[str]]:
         """By partition, the files of the newest version; none if there is no such table."""
         return _files_by_partition(self._newest(table)) if self.exists(table) else {}
-
-    def _create_view(self, connection: "DuckDBPyConnection", table: str) -> None:
-        registered = table.replace("/", "__")
-        # A polars scan, because DuckDB's filters on text have no kernel in pyarrow datasets.
-        connection.register(registered, pl.scan_delta(self._still(table)))
-        schema, _, name = table.rpartition("/")
-        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-        connection.execute(f'CREATE VIEW "{schema}"."{name}" AS FROM "{registered}"')
-
-
-def sql_name(table: str) -> str:
-    """How a table is named in SQL: ``raw/arrivals`` is ``raw.arrivals``."""
-    schema, _, name = table.rpartition("/")
-    quoted = [part if re.fullmatch(r"[a-z_][a-z0-9_]*", part) else f'"{part}"' for part in (schema, name)]
-    return ".".join(quoted)
 
 
 def _files_by_partition(delta: "DeltaTable") -> dict[str, list[str]]:

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from ml_platform.core.table_spec import TableKind, TableSpec
 
@@ -38,12 +39,14 @@ class LandedFile:
         path: where it is.
         start: beginning of its period; None for a reference table.
         end: end of its period, exclusive; None for a reference table.
+        state: in object storage, what the listing says of its content (it changes when that does); empty on a disk.
     """
 
     name: str
     path: Path
     start: datetime | None = None
     end: datetime | None = None
+    state: str = ""
 
     @property
     def partition(self) -> str:
@@ -53,10 +56,10 @@ class LandedFile:
 
 @dataclass(frozen=True)
 class Landing:
-    """What lies under ``root`` at the moment of each call.
+    """What lies under ``root``, a folder or a prefix in object storage, at the moment of each call.
 
-    A file that was changed within ``settle`` of now may still be written: its partition counts as not landed, because
-    without the file it would be taken for one that was corrected.
+    An object appears whole. On a disk, a file that was changed within ``settle`` of now may still be written: its
+    partition counts as not landed, because without the file it would be taken for one that was corrected.
     """
 
     root: Path
@@ -77,9 +80,14 @@ class Landing:
             allowed = "the one file of a reference table; .word before its last dot marks a piece"
         return tuple(
             f"{name} is no landed file of table {spec.name!r}; allowed: {spec.source_pattern}, where {allowed}"
-            for name, file, settled in sorted(self._entries(spec), key=lambda entry: entry[0])
-            if file is None and settled
+            for name, file, wait in sorted(self._entries(spec), key=lambda entry: entry[0])
+            if file is None and not wait
         )
+
+    def settles_in(self, specs: Iterable[TableSpec]) -> timedelta:
+        """How long until all that lies here for these tables has settled, if none of it is written again."""
+        waits = (wait for spec in specs for _, _, wait in self._entries(spec))
+        return timedelta(seconds=min(max(waits, default=0.0), self.settle.total_seconds()))
 
     def landed_through(self, spec: TableSpec) -> datetime | None:
         """The table's watermark: the end of its newest landed period; None where nothing has landed."""
@@ -126,28 +134,22 @@ class Landing:
         whole = hashlib.blake2b(digest_size=16)
         for file in files:
             name = file.name.encode()
-            whole.update(len(name).to_bytes(4, "big") + name + _digest(file.path))
+            whole.update(len(name).to_bytes(4, "big") + name + _digest(file))
         return whole.hexdigest()
 
     def _files(self, spec: TableSpec) -> Iterator[LandedFile]:
-        found = [(file, settled) for _, file, settled in self._entries(spec) if file is not None]
-        changing = {file.partition for file, settled in found if not settled}
+        found = [(file, wait) for _, file, wait in self._entries(spec) if file is not None]
+        changing = {file.partition for file, wait in found if wait}
         return (file for file, _ in found if file.partition not in changing)
 
-    def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None, bool]]:
-        """Every entry of the table's folder with the landed file it is, if it is one, and whether it has settled."""
+    def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None, float]]:
+        """Every entry of the table's folder, the landed file it is, if any, and in how many seconds it settles."""
         folder, _, pattern = spec.source_pattern.rpartition("/")
-        directory = self.root / folder
-        if not directory.is_dir():
-            return
-        latest = time.time() - self.settle.total_seconds()
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if _UNFINISHED.fullmatch(entry.name):
-                    continue
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                landed = _landed(name, entry.path, pattern) if entry.is_file() else None
-                yield name, landed, not self.settle or entry.stat().st_mtime <= latest
+        for found in _listed(self.root / folder, self.settle):
+            if not _UNFINISHED.fullmatch(found.name):
+                name = f"{folder}/{found.name}" if folder else found.name
+                landed = _landed(name, found.place, pattern, found.state) if found.is_file else None
+                yield name, landed, found.wait
 
 
 def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:
@@ -160,35 +162,74 @@ def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:
     return min(known) if known and len(known) == len(ends) else None
 
 
-def _digest(path: Path) -> bytes:
+class _Listed(NamedTuple):
+    """An entry of a folder; ``wait`` is in how many seconds it will have settled."""
+
+    name: str
+    place: str | Path
+    is_file: bool
+    wait: float
+    state: str
+
+
+def _listed(folder: Path, settle: timedelta) -> Iterator[_Listed]:
+    if isinstance(folder, PurePath):
+        yield from _on_disk(folder, settle)
+        return
+    try:
+        listing = folder.fs.ls(folder.path, detail=True)
+    except FileNotFoundError:
+        return
+    for entry in listing:
+        name = entry["name"].rstrip("/").rpartition("/")[2]
+        if entry["name"].strip("/") == folder.path.strip("/"):
+            continue  # an object that stands for the folder itself
+        state = f"{entry.get('ETag')} {entry.get('size')} {entry.get('LastModified')}"
+        yield _Listed(name, folder / name, entry["type"] == "file", 0.0, state)
+
+
+def _on_disk(folder: Path, settle: timedelta) -> Iterator[_Listed]:
+    if not folder.is_dir():
+        return
+    settled_at_once, latest = not settle, time.time() - settle.total_seconds()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            wait = 0.0 if settled_at_once else max(entry.stat().st_mtime - latest, 0.0)
+            yield _Listed(entry.name, entry.path, entry.is_file(), wait, "")
+
+
+def _digest(file: LandedFile) -> bytes:
     """A hash of a file's content, which is read once a process while the file stays what it is.
 
     A sensor asks every other second about all that ever landed.
     """
-    stat = os.stat(path)
-    return _content_digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if file.state:
+        return _content_digest(file.path, file.state)
+    stat = os.stat(file.path)
+    return _content_digest(file.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @lru_cache(maxsize=2**18)
-def _content_digest(path: Path, *_state: int) -> bytes:
+def _content_digest(path: Path, *_state: object) -> bytes:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
 
 
 @lru_cache(maxsize=2**16)
-def _landed(name: str, path: str, pattern: str) -> LandedFile | None:
+def _landed(name: str, place: str | Path, pattern: str, state: str) -> LandedFile | None:
     """The landed file of a name; None where it does not match, or its period is no date or hour there is."""
     named = _named(pattern).fullmatch(name.rpartition("/")[2])
     if named is None:
         return None
+    path = Path(place) if isinstance(place, str) else place
     period = named.groupdict()
     day, hour = period.get("day"), period.get("hour")
     if day is None:
-        return LandedFile(name, Path(path))
+        return LandedFile(name, path, state=state)
     try:
         start = datetime.fromisoformat(f"{day}T{hour or '00'}:00:00").replace(tzinfo=UTC)
     except ValueError:
         return None
-    return LandedFile(name, Path(path), start, start + (_HOUR if hour else _DAY))
+    return LandedFile(name, path, start, start + (_HOUR if hour else _DAY), state)
 
 
 @lru_cache

@@ -17,10 +17,11 @@ from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel,
 from ml_platform.core.tuning import TrialSummary
 from ml_platform.settings import Settings
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.lake import Lake, UnknownTableError
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.model_tables import training_rows
 from ml_platform.stores.models import ModelStore, ModelVersion
 from ml_platform.stores.source import commit, libraries
+from ml_platform.stores.sql import UnknownTableError
 
 
 class CannotRebuildError(RuntimeError):
@@ -80,7 +81,8 @@ def rebuild(
         settings: the home; nothing is written to it (but Feast's registry, as by any command, if its files changed).
         spec: today's declaration; what decided the training is taken as it was declared then.
         version: which version.
-        search: whether to search the parameters anew; otherwise the fit takes the recorded ones.
+        search: whether to search the parameters anew; otherwise, and if several workers had searched them, the fit
+            takes the recorded ones.
         on_trial: called after every trial.
 
     Raises:
@@ -115,6 +117,8 @@ def rebuild(
         Comparison("training set", came_from.training_set_hash, content_hash(frame, declared.keys)),
         Comparison("training rows", str(came_from.training_rows), str(train.height)),
     ]
+    # What several workers found depends on who of them was how fast.
+    search = search and declared.tuning.workers == 1
     # Other rows make another model: a study of theirs would prove nothing and take its time.
     if all(each.equal for each in comparisons):
         if search:

@@ -1,8 +1,9 @@
 """Reads a Feast repository in a process of its own: its manifest, and ``apply``.
 
-``python -m ml_platform.stores.repo_reader manifest|apply REPO FEATURE_STORE_YAML OUT`` writes the manifest
-to OUT. A process of its own, because reading a repository imports its files as top-level modules and
-changes the working directory, and because importing Feast takes seconds that the caller need not spend.
+``python -m ml_platform.stores.repo_reader manifest|apply REPO FEATURE_STORE_YAML OUT STATE`` writes the manifest
+to OUT; what is applied carries STATE as a tag of the Feast project, so that others know what the registry holds.
+A process of its own, because reading a repository imports its files as top-level modules and changes the working
+directory, and because importing Feast takes seconds that the caller need not spend.
 """
 
 import hashlib
@@ -10,19 +11,23 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.core.feature_manifest import ColumnSpec, FeatureManifest, ServiceSpec, ViewSpec
 
 if TYPE_CHECKING:
-    from feast import FeatureService, FeatureView, Field
+    from feast import FeatureService, FeatureStore, FeatureView, Field
     from feast.on_demand_feature_view import OnDemandFeatureView
     from feast.repo_contents import RepoContents
 
 
 _NOTE = "column:"
+_STATE_TAG = "ml_platform/state"
+_APPLY_LOCK = 7_215_330_919
+"""Any number that nothing else in the registry's database locks."""
 
 
 class FeatureRepoError(ValueError):
@@ -31,14 +36,14 @@ class FeatureRepoError(ValueError):
 
 def main(arguments: list[str]) -> int:
     """Run one command; 0 if it succeeded, 1 (and the reason on stderr) if the repository is at fault."""
-    command, repo, yaml, out = arguments[0], Path(arguments[1]), Path(arguments[2]), Path(arguments[3])
+    command, repo, yaml, out, state = arguments[0], *map(Path, arguments[1:4]), arguments[4]
     os.chdir(repo)
     sys.path.insert(0, str(repo))
     try:
         contents = _parse(repo)
         manifest = read_manifest(contents)
         if command == "apply":
-            _apply(contents, repo, yaml)
+            _apply(contents, repo, yaml, state)
     except FeatureRepoError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -57,7 +62,36 @@ def _parse(repo: Path) -> "RepoContents":
     return contents
 
 
-def _apply(contents: "RepoContents", repo: Path, yaml: Path) -> None:
+def applied_state(store: "FeatureStore") -> str:
+    """The state with which the registry's definitions were applied; empty if it has none, or someone else applied."""
+    from feast.errors import ProjectNotFoundException, ProjectObjectNotFoundException
+
+    try:
+        return str(store.registry.get_project(store.project).tags.get(_STATE_TAG, ""))
+    except (ProjectNotFoundException, ProjectObjectNotFoundException):
+        return ""
+
+
+@contextmanager
+def _alone(store: "FeatureStore") -> Iterator[None]:
+    """While no other process applies to a registry in Postgres; one in a file belongs to a home, which sees to it."""
+    path = store.config.registry.path if store.config.registry.registry_type == "sql" else ""
+    if not path.startswith("postgresql"):
+        yield
+        return
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(path)
+    try:
+        with engine.connect() as connection:
+            # It goes with the connection, however this process ends.
+            connection.execute(text(f"SELECT pg_advisory_lock({_APPLY_LOCK})"))
+            yield
+    finally:
+        engine.dispose()
+
+
+def _apply(contents: "RepoContents", repo: Path, yaml: Path, state: str) -> None:
     """As ``feast apply``, but a warning about mismatched entities is an error.
 
     Raises:
@@ -73,13 +107,20 @@ def _apply(contents: "RepoContents", repo: Path, yaml: Path) -> None:
         store = FeatureStore(repo_path=str(repo), fs_yaml_file=yaml)
         if not contents.projects:
             contents.projects.append(Project(name=store.project))
-        try:
-            apply_total_with_repo_instance(store, store.project, store.registry, contents, skip_source_validation=True)
-            # Read back: Feast compares entities with columns when it reads, not when it writes.
-            store.refresh_registry()
-            store.list_feature_views()
-        except UserWarning as warning:
-            raise FeatureRepoError(str(warning)) from None
+        for project in contents.projects:
+            project.tags = {**project.tags, _STATE_TAG: state}
+        with _alone(store):
+            if applied_state(store) == state:
+                return
+            try:
+                apply_total_with_repo_instance(
+                    store, store.project, store.registry, contents, skip_source_validation=True
+                )
+                # Read back: Feast compares entities with columns when it reads, not when it writes.
+                store.refresh_registry()
+                store.list_feature_views()
+            except UserWarning as warning:
+                raise FeatureRepoError(str(warning)) from None
 
 
 def _require_entities(contents: "RepoContents") -> None:

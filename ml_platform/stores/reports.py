@@ -6,8 +6,6 @@ network: styles, scripts and pictures are inside it.
 
 import base64
 import html
-import os
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +20,7 @@ from ml_platform.core.model_card import CardSources, evaluation_page, model_card
 from ml_platform.core.model_spec import DriftPolicy, ModelSpec
 from ml_platform.core.page import Page
 from ml_platform.settings import Settings, prepare_environment
+from ml_platform.stores.files import write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -116,20 +115,24 @@ class Reports:
         pages = self.file(model, kind, "any").parent.glob("*.html")
         return max((page.stem for page in pages if page.stem < before), default=None)
 
-    def write_index(self) -> Path:
-        """List every page there is in ``index.html``; its path."""
+    def write_index(self) -> None:
+        """List every page there is in ``index.html``."""
+        write_whole(self._settings.reports / "index.html", self.index().encode())
+
+    def index(self) -> str:
+        """A page that lists every page there is."""
         root = self._settings.reports
         models: dict[str, dict[str, list[str]]] = {}
         for page in sorted(root.glob("*/*/*.html"), reverse=True):
             model, kind, _ = page.relative_to(root).parts
             models.setdefault(model, {}).setdefault(kind, []).append(page.stem)
         listing = {model: dict(sorted(kinds.items())) for model, kinds in sorted(models.items())}
-        return _write_whole(root / "index.html", self._templates.get_template("index.html").render(models=listing))
+        return self._templates.get_template("index.html").render(models=listing)
 
     # Inside ----------------------------------------------------------------------------------------
 
     def _write(self, model: str, kind: str, name: str, page: str) -> str:
-        _write_whole(self.file(model, kind, name), page)
+        write_whole(self.file(model, kind, name), page.encode())
         self.write_index()
         return self.url(model, kind, name)
 
@@ -172,14 +175,3 @@ def _values(column: pl.Series) -> bool:
     if column.dtype.is_float():
         column = column.fill_nan(None)
     return column.null_count() < column.len()
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    """Write so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)
-    return path

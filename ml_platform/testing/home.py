@@ -65,7 +65,11 @@ class ContractHome:
 
     def __init__(self, contract: "ModelContract", folder: Path) -> None:
         self._contract = contract
-        environment = {"ML_PLATFORM_HOME": str(folder), "ML_PLATFORM_FEATURE_REPO": str(contract.feature_repo)}
+        environment = {
+            "ML_PLATFORM_HOME": str(folder),
+            "ML_PLATFORM_FEATURE_REPO": str(contract.feature_repo),
+            "ML_PLATFORM_LANDING_SETTLE_SECONDS": "0",
+        }
         self._environment = environment
         self.settings: Settings = load(environment)
         self.declared = _dataset_of(contract.package, contract.model)

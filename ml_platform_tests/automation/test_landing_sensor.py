@@ -2,18 +2,18 @@
 
 import os
 import time
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from ml_platform.automation.landing import landing_sensor
-from ml_platform.cli.declared import datasets
+from ml_platform.defs import datasets
 from ml_platform.defs.nyc_flights.replay import Awkward, replay
 from ml_platform.settings import load
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import days_between, derive
+from ml_platform.stores.incremental import Status, days_between, derive
 from ml_platform.stores.ingest import ingest
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
@@ -139,6 +139,34 @@ def test_a_file_that_still_grows_is_not_there_yet(home: Path, monkeypatch: pytes
         os.utime(file, (long_ago, long_ago))
     with dg.DagsterInstance.ephemeral() as instance:
         assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
+
+
+def test_a_tick_waits_for_what_settles_within_seconds(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PLATFORM_LANDING_SETTLE_SECONDS", "1")
+    list(replay(load().landing, until=date(2013, 1, 2)))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
+
+
+def test_a_run_reads_no_file_that_is_still_written(home: Path) -> None:
+    """What was requested may be written again before the run reads it."""
+    landed = load().landing
+    list(replay(landed, until=date(2013, 1, 3)))
+    lake, table = Lake.of(load()), datasets()[0].table("weather")
+    days = ["2013-01-01", "2013-01-02"]
+    list(ingest(lake, Landing(landed), table, days[:1]))
+    stood = lake.partitions("raw/weather")
+    for day in days:
+        file = landed / "weather" / f"{day}.csv"
+        file.write_bytes(file.read_bytes()[:2000])
+        os.utime(file, (time.time() + 3600, time.time() + 3600))
+    kept, waits = ingest(lake, Landing(landed, timedelta(seconds=1)), table, days)
+    assert (kept.status, kept.state) == (Status.UNCHANGED, stood[days[0]])
+    assert (waits.status, waits.reason) == (
+        Status.WAITING,
+        "a file of weather for 2013-01-02 is still being written",
+    )
+    assert lake.partitions("raw/weather") == stood
 
 
 def test_the_same_day_corrected_again_is_another_state_and_requested_again(home: Path) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ml_platform_tests.cli.conftest import MODEL, Run
+from ml_platform_tests.cli.conftest import Run
+from ml_platform_tests.small_home import MODEL
 
 REASON = ("--reason", "because")
 

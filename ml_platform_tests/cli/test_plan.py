@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ml_platform.cli.declared import datasets
 from ml_platform.core.retraining import judge
+from ml_platform.defs import datasets
 from ml_platform.settings import Settings
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.retraining import gather
-from ml_platform_tests.cli.conftest import AS_OF, MODEL, WATERMARK, Run
+from ml_platform_tests.cli.conftest import Run
+from ml_platform_tests.small_home import AS_OF, MODEL, WATERMARK
 
 SPEC = datasets()[0].model(MODEL)
 

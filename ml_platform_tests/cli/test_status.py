@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from click.testing import Result
 
-from ml_platform.cli.declared import datasets
+from ml_platform.defs import datasets
 from ml_platform.settings import Settings
 from ml_platform.stores.ingest import ingest
 from ml_platform.stores.lake import Lake

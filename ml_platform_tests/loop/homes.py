@@ -81,7 +81,12 @@ class Home:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to work in this home."""
-        return {"ML_PLATFORM_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.settings.dagster_home)}
+        return {
+            "ML_PLATFORM_HOME": str(self.settings.home),
+            "DAGSTER_HOME": str(self.settings.dagster_home),
+            # Tests land whole files, and run at once.
+            "ML_PLATFORM_LANDING_SETTLE_SECONDS": "0",
+        }
 
     @property
     def landed(self) -> Path:

@@ -6,9 +6,9 @@ import lightgbm as lgb
 import numpy as np
 import polars as pl
 
-from ml_platform.cli.declared import datasets
 from ml_platform.core.model_spec import Task
 from ml_platform.core.training import FittedModel, encode, learn_categories
+from ml_platform.defs import datasets
 from ml_platform.stores.models import ModelStore, Provenance
 
 SPEC = datasets()[0].models[0]

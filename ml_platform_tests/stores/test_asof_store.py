@@ -27,8 +27,10 @@ from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.repo_config import RepoConfig
-from feast.types import Float64, Int64, String
+from feast.types import Array, Bool, Bytes, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
+
+from ml_platform.stores.sql import RefusedQueryError
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore")]
 
@@ -163,6 +165,67 @@ def test_an_entity_frame_may_be_arrow_polars_or_sql(
     tmp_path: Path, store: FeatureStore, given: Callable[[pd.DataFrame, Path], Any]
 ) -> None:
     assert asked(store, given(ASKED, tmp_path))["rate"].to_list() == RATES
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "arrow", "pandas"),
+    [
+        (Array(Int64), [[1, 2], []], "list<item: int64>", "object"),
+        (Array(String), [["a"], ["b", "c"]], "list<item: string>", "object"),
+        (String, ["a", "b"], "string", "object"),
+        (Bytes, [b"a", b"b"], "binary", "object"),
+        (Int32, [1, 2], "int32", "int32"),
+        (Bool, [True, False], "bool", "bool"),
+        (UnixTimestamp, [T0, T0], "timestamp[us, tz=UTC]", "datetime64[us, UTC]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_answers_have_the_types_that_other_stores_answer_in(
+    tmp_path: Path, dtype: Any, values: list[Any], arrow: str, pandas: str
+) -> None:
+    rows = pl.DataFrame(
+        {"driver": [1, 2], "ts": [T0, T0], "value": values}, schema_overrides={"ts": pl.Datetime("us", "UTC")}
+    )
+    if dtype is Int32:
+        rows = rows.with_columns(pl.col("value").cast(pl.Int32))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    store = project(tmp_path)
+    view = FeatureView(
+        name="typed",
+        entities=[DRIVER],
+        schema=[Field(name="driver", dtype=Int64), Field(name="value", dtype=dtype)],
+        source=FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field="ts"),
+    )
+    store.apply([DRIVER, view])
+    job = store.get_historical_features(
+        pd.DataFrame({"driver": [2, 1], "event_timestamp": [T0, T0], "note": ["x", "y"]}), ["typed:value"]
+    )
+    assert str(job.to_arrow().schema.field("value").type) == arrow
+    assert str(job.to_arrow().schema.field("note").type) == "string"
+    assert str(job.to_df().dtypes["value"]) == pandas
+    assert job.to_arrow()["value"].to_pylist() == values[::-1]
+
+
+def test_a_feature_that_a_view_has_not_is_a_key_error(store: FeatureStore) -> None:
+    with pytest.raises(KeyError):
+        asked(store, ASKED, ["stats:absent"])
+
+
+def test_sql_that_does_more_than_read_is_refused(tmp_path: Path, store: FeatureStore) -> None:
+    out = tmp_path / "out.csv"
+    for statement in (f"COPY (SELECT 1) TO '{out}'", "SELECT 1; SELECT 2", "CREATE TABLE t AS SELECT 1"):
+        with pytest.raises(RefusedQueryError):
+            asked(store, statement)
+    assert not out.exists()
+
+
+def test_a_version_of_a_source_that_has_none_is_an_error(tmp_path: Path) -> None:
+    store = project(tmp_path)
+    source = stored(STATS, tmp_path / "stats", "file")
+    store.apply([DRIVER, stats_view(source, ttl=DAY)])
+    store.config.offline_store.versions = {source.path: 3}
+    with pytest.raises(ValueError, match="`versions` is for Delta tables"):
+        asked(store, ASKED)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def test_the_instance_is_installed_and_exported_and_reinstalled_when_changed(tmp
     assert os.environ["DAGSTER_HOME"] == str(home)
     (home / "dagster.yaml").write_text("telemetry: {enabled: true}\n")
     prepare_dagster_home(of(tmp_path))
-    for name, source in instance_files(settings).items():
-        assert (home / name).read_bytes() == source.read_bytes()
+    for name, content in instance_files(settings).items():
+        assert (home / name).read_bytes() == content
 
 
 def test_processes_that_prepare_a_new_home_at_once_leave_it_usable(tmp_path: Path) -> None:
@@ -133,6 +133,6 @@ def test_dagster_reads_the_instance_as_meant(tmp_path: Path) -> None:
 
 def test_the_shipped_files_are_those_of_the_project() -> None:
     shipped = instance_files(load({}))
-    assert (PROJECT_ROOT / "deploy" / "dagster" / "dagster.yaml").read_bytes() == shipped["dagster.yaml"].read_bytes()
+    assert (PROJECT_ROOT / "deploy" / "dagster" / "dagster.yaml").read_bytes() == shipped["dagster.yaml"]
     workspace = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text())
-    assert yaml.safe_load(shipped["workspace.yaml"].read_text()) == workspace
+    assert yaml.safe_load(shipped["workspace.yaml"]) == workspace

@@ -80,6 +80,18 @@ def test_a_day_of_which_a_file_may_still_be_written_is_left_alone_whole(tmp_path
     assert [len(files) for files in settling.periods(LEVELS).values()] == [2, 1]
 
 
+def test_how_long_files_take_to_settle_is_known_and_no_clock_makes_it_longer(tmp_path: Path) -> None:
+    land(tmp_path, "2020-05-01.csv", "2020-05-02.csv")
+    now = time.time()
+    settling = Landing(tmp_path, timedelta(seconds=60))
+    for name, age, least, most in (("2020-05-01.csv", 20, 40, 60), ("2020-05-02.csv", 50, 30, 40)):
+        os.utime(tmp_path / "levels" / name, (now - age, now - age))
+        assert timedelta(seconds=least) < settling.settles_in([LEVELS]) <= timedelta(seconds=most)
+    os.utime(tmp_path / "levels" / "2020-05-01.csv", (now + 3600, now + 3600))
+    assert settling.settles_in([LEVELS]) == timedelta(seconds=60)
+    assert Landing(tmp_path).settles_in([LEVELS]) == timedelta(0)
+
+
 @pytest.mark.parametrize("name", ["2020-05-32.csv", "2020-05-01T24.csv", "2020-5-1.csv", "2020-05-01.CSV", "may.csv"])
 def test_a_file_that_is_no_period_is_named_with_what_is_allowed(tmp_path: Path, name: str) -> None:
     landing = land(tmp_path, name, "2020-05-01.csv")

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from ml_platform.core.content import content_hash
 from ml_platform.settings import load
 from ml_platform.stores.catalog import CATALOG, PartitionState
-from ml_platform.stores.lake import Lake, UnknownTableError
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.maintenance import Upkeep, maintain_table, pinned_versions
 from ml_platform.stores.models import ModelStore
+from ml_platform.stores.sql import UnknownTableError
 from ml_platform_tests.loop import writer
 from ml_platform_tests.stores.model_examples import PROVENANCE, log
 

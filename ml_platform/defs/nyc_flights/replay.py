@@ -7,7 +7,6 @@ the outside world: it knows nothing of the platform that reads what it leaves. :
 that go wrong in real deliveries.
 """
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +17,7 @@ from typing import Final
 import polars as pl
 
 from ml_platform.defs.nyc_flights.upstream import KNOWN_AT, REFERENCE_TABLES, upstream_tables
+from ml_platform.stores.files import write_whole
 
 START: Final = date(2012, 12, 31)
 """First day with an event: the timetable of the first flights is published 24 hours ahead."""
@@ -224,14 +224,12 @@ def deliver(landing: Path, deliveries: Sequence[Delivery]) -> Iterator[Delivered
     A file is written beside its place under a hidden name that ends in ``.tmp`` and then moved there. Delivering is
     resumable: what counts is which files exist. Files that were delivered are never touched, except by corrections.
     """
-    for table in {delivery.table for delivery in deliveries}:
-        (landing / table).mkdir(parents=True, exist_ok=True)
     for delivery in deliveries:
         path = landing / delivery.table / f"{delivery.name}.csv"
         content = delivery.content() if delivery.restates or not path.exists() else None
         written = content is not None and not (path.exists() and path.read_bytes() == content)
         if content is not None and written:
-            _write_atomically(path, content)
+            write_whole(path, content)
         yield Delivered(delivery.table, path, delivery.rows.height, written)
 
 
@@ -306,12 +304,3 @@ def _spoiled(rows: pl.DataFrame, fault: Fault, measured: str) -> bytes:
 
 def _csv(rows: pl.DataFrame) -> bytes:
     return rows.write_csv(datetime_format="%Y-%m-%dT%H:%M:%SZ").encode()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        hidden.write_bytes(content)
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """How fast automation is: ``evaluation`` of every condition, and ``latency`` from a landed file to a started run.
 
-Each prints one number, in seconds; ``make bench`` holds them to their bounds.
+``python -m ml_platform.benchmarks.automation evaluation|latency``.
 """
 
 import os
@@ -14,8 +14,9 @@ from pathlib import Path
 import dagster as dg
 
 from ml_platform.automation import sensor
-from ml_platform.cli.declared import datasets
+from ml_platform.benchmarks.measuring import tell
 from ml_platform.definitions import defs
+from ml_platform.defs import datasets
 from ml_platform.defs.nyc_flights.replay import START, replay
 from ml_platform.serving.servers import Servers, servers
 from ml_platform.settings import Settings, load
@@ -77,4 +78,4 @@ def _finished(settings: Settings, instance: dg.DagsterInstance, days: int) -> No
 if __name__ == "__main__":
     Path(load().home).mkdir(parents=True, exist_ok=True)
     found = {"evaluation": evaluation, "latency": latency}[sys.argv[1]]()
-    sys.stdout.write(f"{found:.3f}\n")
+    tell({"seconds": found})

@@ -1,15 +1,11 @@
 """Historical retrieval beside a join by hand and beside Feast's DuckDB store, on the same Parquet files.
 
-``python -m ml_platform_tests.asof_bench ours|by_hand|stock ROWS [HISTORY]`` answers for so many entity rows, with four
-views of five features that have ``HISTORY`` times as many rows each; what is asked is made in the platform's home if it
-is not there. Each prints JSON: GB above what the process held once everything was imported, and ``answer``, a hash of
-all values, which must not differ; then the seconds from the call to an Arrow table.
+``python -m ml_platform.benchmarks.retrieval ours|by_hand|stock ROWS [HISTORY]`` answers for so many entity rows, with
+four views of five features that have ``HISTORY`` times as many rows each; what is asked is made in the platform's home
+if it is not there. The seconds are those from the call to an Arrow table; ``answer`` is a hash of all values.
 """
 
-import json
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import psutil
 import pyarrow as pa
 
+from ml_platform.benchmarks.measuring import measured, tell
 from ml_platform.settings import load
 
 warnings.filterwarnings("ignore")
@@ -109,34 +105,16 @@ def through_feast(folder: Path, offline: dict[str, Any]) -> Callable[[], pa.Tabl
     return lambda: store.get_historical_features(asked, features).to_arrow()
 
 
-def measure(ask: Callable[[], pa.Table]) -> dict[str, Any]:
-    """Seconds and memory of one call, and a hash of its answer."""
-    process, stop, peak = psutil.Process(), threading.Event(), [0]
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        while not stop.wait(0.005):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    started = time.perf_counter()
-    table = ask()
-    seconds = time.perf_counter() - started
-    stop.set()
-    watching.join()
-    most = max(peak[0], process.memory_info().rss)
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
+def answer(table: pa.Table) -> int:
+    """A hash of all values, whatever the order of rows and columns."""
+    frame = pl.DataFrame(table)
     values = frame.select("event_timestamp", *sorted(name for name in frame.columns if "_feature" in name))
-    ordered = values.sort(values.columns)
-    answer = hash(tuple(ordered.hash_rows(seed=0).to_list()[:: max(1, ordered.height // 100_000)]))
-    return {"seconds": seconds, "gigabytes": (most - before) / 1024**3, "rows": frame.height, "answer": answer}
+    return int(values.hash_rows(seed=0).sum())
 
 
 def main(command: str, rows: int, history: int = 1) -> None:
     """As the module says."""
-    folder = load().home / "asof_bench" / f"{rows}x{history}"
+    folder = load().home / "retrieval" / f"{rows}x{history}"
     if not folder.is_dir():
         make(folder, rows, history)
     asks: dict[str, Callable[[], Callable[[], pa.Table]]] = {
@@ -144,8 +122,8 @@ def main(command: str, rows: int, history: int = 1) -> None:
         "ours": lambda: through_feast(folder, {"type": "ml_platform.stores.asof_store.AsOfOfflineStore"}),
         "stock": lambda: through_feast(folder, {"type": "duckdb"}),
     }
-    found = measure(asks[command]())
-    sys.stdout.write(f"{json.dumps(found)}\n{found['seconds']:.3f}\n")
+    table, figures = measured(asks[command]())
+    tell({**figures, "seconds_per_million": 1e6 * figures["seconds"] / rows, "answer": answer(table)})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The loop without Dagster: the same functions in one plain script, over what has landed in the home's landing folder.
 
-``make bench`` measures the asset graph beside it. It does all that the graph does, in the graph's order.
+The asset graph is measured beside it. It does all that the graph does, in the graph's order.
 """
 
-from datetime import timedelta
+import sys
+from datetime import datetime, timedelta
 
 from ml_platform import settings
-from ml_platform.cli.declared import datasets
 from ml_platform.core import plots
 from ml_platform.core.evaluation import evaluate
 from ml_platform.core.model_card import CardSources
@@ -16,6 +16,8 @@ from ml_platform.core.scoring import raw_scores
 from ml_platform.core.splits import split
 from ml_platform.core.training import fit
 from ml_platform.core.tuning import study_name, tune
+from ml_platform.defs import datasets
+from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.evaluations import store_evaluation
 from ml_platform.stores.features import FeatureClient
@@ -26,33 +28,59 @@ from ml_platform.stores.landing import Landing
 from ml_platform.stores.model_tables import build_training_set, labels_derivation, predict
 from ml_platform.stores.models import ModelStore, Provenance
 from ml_platform.stores.monitoring import (
+    DriftReference,
     calibrate_drift,
     drift_current,
     drift_reference,
     report_drift,
     report_performance,
 )
+from ml_platform.stores.planning import days_between_names, plan
 from ml_platform.stores.reports import Reports
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
 
 
-def main() -> None:
-    """Everything, for every data set."""
+def main(what: str = "loop") -> None:
+    """Everything of every data set; or ``day``: what landed since a version of each model was promoted."""
     settings.prepare_environment()
+    settings.take_files_at_once()
     here = settings.load()
     for dataset in datasets():
-        loop(here, dataset)
+        {"loop": loop, "day": day}[what](here, dataset)
 
 
 def loop(here: settings.Settings, dataset: Dataset) -> None:
     """One data set, from landed files to reports."""
-    lake, landing, features = Lake.of(here), Landing(here.landing), FeatureClient(here)
-    for table in dataset.tables:
-        list(ingest(lake, landing, table, list(landing.periods(table))))
-    watermark = dataset.watermark(landing)
-    assert watermark is not None
+    lake, features = Lake.of(here), FeatureClient(here)
+    watermark = _watermark(here, dataset)
     days = days_between(dataset.spec.start, (watermark - timedelta(microseconds=1)).date())
+    take_in(here, dataset, features, days)
+    for spec in dataset.models:
+        list(derive(lake, labels_derivation(spec, dataset), days, watermark))
+        reference = train(here, dataset, spec, lake, features)
+        watch(here, dataset, spec, features, days, reference)
+
+
+def day(here: settings.Settings, dataset: Dataset) -> None:
+    """What is out of date of one data set, with the champions there are."""
+    lake, features = Lake.of(here), FeatureClient(here)
+    found = plan(here, dataset)
+    if found.days is None:
+        return
+    days = days_between_names(*found.days)
+    take_in(here, dataset, features, days)
+    for spec in dataset.models:
+        list(derive(lake, labels_derivation(spec, dataset), days, _watermark(here, dataset)))
+        watch(here, dataset, spec, features, days)
+
+
+def take_in(here: settings.Settings, dataset: Dataset, features: FeatureClient, days: list[str]) -> None:
+    """Raw tables and features, and the newest of these online."""
+    lake, landing, watermark = Lake.of(here), Landing(here.landing), _watermark(here, dataset)
+    for table in dataset.tables:
+        landed = landing.periods(table)
+        list(ingest(lake, landing, table, [name for name in landed if name == WHOLE or name in set(days)]))
     manifest = features.manifest()
     for name, transform in dataset.views.items():
         derivation = view_derivation(manifest.view(name), bind(transform, dataset.folder))
@@ -63,17 +91,20 @@ def loop(here: settings.Settings, dataset: Dataset) -> None:
     features.apply()
     for name in dataset.views:
         features.push_online(name)
-    for spec in dataset.models:
-        list(derive(lake, labels_derivation(spec, dataset), days, watermark))
-        model(here, dataset, spec, lake, features, days)
 
 
-def model(
-    here: settings.Settings, dataset: Dataset, spec: ModelSpec, lake: Lake, features: FeatureClient, days: list[str]
-) -> None:
-    """One model, from its labels to its reports."""
+def _watermark(here: settings.Settings, dataset: Dataset) -> datetime:
     watermark = dataset.watermark(Landing(here.landing))
-    assert watermark is not None
+    if watermark is None:
+        raise RuntimeError(f"nothing has landed in {here.landing}")
+    return watermark
+
+
+def train(
+    here: settings.Settings, dataset: Dataset, spec: ModelSpec, lake: Lake, features: FeatureClient
+) -> DriftReference:
+    """One model, from its labels to its card; what drift from it is measured by."""
+    watermark = _watermark(here, dataset)
     models, reports = ModelStore(here), Reports(here)
     service = features.manifest().service(spec.service)
     built, _ = build_training_set(lake, features, spec, watermark)
@@ -114,7 +145,8 @@ def model(
     decision = decide(spec, report, champion_age=None, latency_ms=check.median_ms, loads_cleanly=check.ok)
     models.promote(spec.name, version, decision, expected_current=None, watermark=built.as_of, by="script", run_id="")
     champion = models.champion(spec.name)
-    assert champion is not None, decision.reason
+    if champion is None:
+        raise RuntimeError(decision.reason)
     reports.model_card(
         spec,
         CardSources(
@@ -143,15 +175,33 @@ def model(
             champion=models.ledger.history(spec.name).to_dicts(),
         ),
     )
-    list(predict(lake, features, spec, dataset, version, fitted, days, watermark))
-    report_performance(lake, spec, days, watermark)
     reference = drift_reference(lake, spec, champion, fitted)
     calibrate_drift(lake, spec, version, reference)
-    drift = report_drift(lake, spec, version, lambda: reference, days, watermark)
+    return reference
+
+
+def watch(
+    here: settings.Settings,
+    dataset: Dataset,
+    spec: ModelSpec,
+    features: FeatureClient,
+    days: list[str],
+    reference: DriftReference | None = None,
+) -> None:
+    """Predictions of the champion, and what is said of them."""
+    lake, models, reports, watermark = Lake.of(here), ModelStore(here), Reports(here), _watermark(here, dataset)
+    champion = models.champion(spec.name)
+    if champion is None:
+        raise RuntimeError(f"{spec.name} has no champion")
+    fitted = models.load(spec.name, champion.version)
+    list(predict(lake, features, spec, dataset, champion.version, fitted, days, watermark))
+    report_performance(lake, spec, days, watermark)
+    reference = reference or drift_reference(lake, spec, champion, fitted)
+    drift = report_drift(lake, spec, champion.version, lambda: reference, days, watermark)
     newest = max(drift.made)
-    current = drift_current(lake, spec, version, day_bounds(newest)[1])
+    current = drift_current(lake, spec, champion.version, day_bounds(newest)[1])
     reports.drift(spec.name, newest, spec.drift, drift.made[newest], reference.rows, current)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

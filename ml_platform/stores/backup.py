@@ -1,0 +1,374 @@
+"""Backups of every store of the platform, and their return.
+
+Belongs here: what makes up a backup, in which order it is copied and how it is verified. A backup is a folder, on a
+disk or in object storage, whose ``manifest.json`` is written last and names every file with its size and digest: one
+without it was never finished.
+
+Nothing need stop meanwhile. The commits of the lake's tables are copied first, then databases, then the files that the
+commits speak of, which stay for days when they are replaced. So a commit is in a backup wholly or not at all, and a
+promotion only together with the version that it promotes. Of a run that was at work some tables may be in it and others
+not; the next run completes it, as after a crash.
+"""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path, PurePath
+
+from ml_platform.settings import Settings, place
+from ml_platform.stores.delta_log import forget_open_tables
+from ml_platform.stores.files import write_whole
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_STAMP = "%Y-%m-%dT%H%M%SZ"
+_COMMITS = "/_delta_log/"
+_POINTER = "_last_checkpoint"
+"""Of a table's log: it may speak of a checkpoint that was made since the commits were listed; without it they are."""
+
+_SQLITE = b"SQLite format 3\x00"
+_BESIDE_SQLITE = ("-wal", "-shm", "-journal")
+_EMPTY = """DO $$ DECLARE things text[]; thing text; BEGIN
+  SELECT array_agg(kind || ' IF EXISTS ' || name ORDER BY kind = 'SEQUENCE') INTO things FROM (
+    SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+           oid::regclass::text AS name
+      FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
+    UNION ALL SELECT 'TYPE', oid::regtype::text FROM pg_type
+      WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'
+    UNION ALL SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+  ) AS found;
+  FOREACH thing IN ARRAY coalesce(things, '{}') LOOP EXECUTE 'DROP ' || thing || ' CASCADE'; END LOOP;
+END $$;
+"""
+"""SQL that drops what a schema may hold, but not the schema, which need not be the user's."""
+
+_AT_ONCE = 8
+
+
+class BackupError(RuntimeError):
+    """A backup could not be made or returned; nothing of what it was to replace was touched, unless it says so."""
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What there is to keep, by name: folders or prefixes, and databases as the file or URL that they are."""
+
+    places: Mapping[str, Path]
+    databases: Mapping[str, str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Stores":
+        """Every store of these settings but an online store in Redis, which is made from the lake.
+
+        Raises:
+            BackupError: MLflow's database is behind a server.
+        """
+        databases = {"mlflow": settings.mlflow_tracking_uri, "optuna": settings.optuna_storage_url}
+        if databases["mlflow"].startswith(("http:", "https:")):
+            raise BackupError(
+                "ML_PLATFORM_MLFLOW_TRACKING_URI is a server: for backups and their return, let it name the database"
+            )
+        places = {
+            "lake": place(settings.lake_uri),
+            "landing": settings.landing,
+            "reports": settings.reports,
+            "feast": settings.feast_home,
+            "mlflow_artifacts": place(settings.mlflow_artifacts_uri),
+        }
+        if settings.feast_registry_url:
+            databases["feast"] = settings.feast_registry_url
+        if settings.dagster_storage_url:
+            databases["dagster"] = settings.dagster_storage_url
+        else:
+            places["dagster"] = settings.dagster_home
+        return cls(places, {name: url.removeprefix("sqlite:///") for name, url in databases.items()})
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A finished backup: where it is, when it was begun (wall time), and by name each file's size and digest."""
+
+    root: Path
+    begun_at: datetime
+    platform: str
+    files: Mapping[str, tuple[int, str]]
+    parts: frozenset[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for size, _ in self.files.values())
+
+
+def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Backup:
+    """Copy every store into a new folder of ``target``, named for the moment.
+
+    Args:
+        settings: whose stores.
+        target: a folder or ``s3://bucket/prefix``, which may hold earlier backups.
+        keep: how many finished backups stay there, this one included; all if absent.
+
+    Raises:
+        BackupError: a database could not be dumped, or the target lies within what is backed up.
+    """
+    stores, begun_at = Stores.of(settings), datetime.now(UTC)
+    root = place(target) / begun_at.strftime(_STAMP)
+    for name, source in stores.places.items():
+        if str(root).startswith(f"{source}/"):
+            raise BackupError(f"{target} lies within {source} ({name}), which is backed up: name a place outside")
+    commits = [name for name in _names(stores.places["lake"]) if _COMMITS in f"/{name}"]
+    files: dict[str, tuple[int, str]] = {}
+
+    def keep_all(part: str, names: Sequence[str]) -> None:
+        source = stores.places[part]
+        copied = pool.map(lambda name: _kept(source / name, root / part / name), names)
+        files.update({f"{part}/{name}": told for name, told in zip(names, copied, strict=True) if told is not None})
+
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
+        # The catalog's own log is cleaned up within minutes: what was listed is copied while it is there.
+        keep_all("lake", commits)
+        for name, url in stores.databases.items():
+            if (dump := _dumped(url, Path(scratch) / name)) is not None:
+                files[f"databases/{name}"] = _copied(dump, root / "databases" / name)
+        for part, source in stores.places.items():
+            keep_all(part, [name for name in _names(source) if part != "lake" or _COMMITS not in f"/{name}"])
+    manifest = {
+        "format": _FORMAT,
+        "begun_at": begun_at.isoformat(),
+        "platform": version("ml-platform"),
+        "parts": sorted(_parts(stores)),
+        "files": files,
+    }
+    _write(root / MANIFEST, json.dumps(manifest, indent=1).encode())
+    if keep is not None:
+        for old in backups(target)[:-keep]:
+            # Without its manifest it is none any more, also if this ends half-way.
+            (old.root / MANIFEST).unlink()
+            _remove(old.root)
+    return _read(root)
+
+
+def backups(source: str) -> list[Backup]:
+    """The finished backups in a folder or prefix, oldest first; of a backup's own folder, that one.
+
+    Raises:
+        BackupError: a manifest there cannot be read.
+    """
+    root = place(source)
+    if (root / MANIFEST).exists():
+        return [_read(root)]
+    found = [each.parent for each in root.glob(f"*/{MANIFEST}")] if root.exists() else []
+    return [_read(each) for each in sorted(found, key=lambda each: each.name)]
+
+
+def damaged(backup: Backup) -> list[str]:
+    """The files of a backup that are not there or not what was written, by name."""
+
+    def broken(name: str) -> bool:
+        try:
+            return _told_of((backup.root / name).read_bytes()) != backup.files[name]
+        except FileNotFoundError:
+            return True
+
+    names = sorted(backup.files)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [name for name, is_broken in zip(names, pool.map(broken, names), strict=True) if is_broken]
+
+
+def occupied(settings: Settings) -> list[str]:
+    """Which stores hold something that a return would replace, by name."""
+    stores = Stores.of(settings)
+    full = [name for name, where in stores.places.items() if _names(where)]
+    return full + [f"database {name}" for name, url in stores.databases.items() if _holds_something(url)]
+
+
+def restore(settings: Settings, backup: Backup, *, on_part: Callable[[str], None] = lambda part: None) -> None:
+    """Have every store hold what the backup does, and nothing else.
+
+    An online store in Redis is not part of it: push it from the lake afterwards.
+
+    Args:
+        settings: whose stores; they may be other places and servers than those that were backed up.
+        backup: which one.
+        on_part: told of each part before it is replaced.
+
+    Raises:
+        BackupError: the backup is damaged, or is of stores of another kind; nothing was touched. Or a database could
+            not be filled: it is as before, and the message names what has been replaced.
+    """
+    stores = Stores.of(settings)
+    if _parts(stores) != backup.parts:
+        raise BackupError(
+            f"{backup.root} has {', '.join(sorted(backup.parts))}; these settings have "
+            f"{', '.join(sorted(_parts(stores)))}: a backup does not move from embedded stores to servers or back"
+        )
+    if broken := damaged(backup):
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise BackupError(f"{backup.root} is damaged: {', '.join(broken[:3])}{more}")
+    done: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
+        for name, url in stores.databases.items():
+            on_part(f"database {name}")
+            kept = backup.root / "databases" / name
+            try:
+                _refill(url, kept.read_bytes() if f"databases/{name}" in backup.files else None, Path(scratch) / name)
+            except BackupError as error:
+                raise BackupError(f"{error}; replaced so far: {', '.join(done) or 'nothing'}") from None
+            done.append(f"database {name}")
+        for part, target in stores.places.items():
+            on_part(part)
+            names = [name for name in backup.files if name.startswith(f"{part}/")]
+            _remove(target)
+            for _ in pool.map(
+                lambda name, part=part, target=target: _write(
+                    target / name.removeprefix(f"{part}/"), (backup.root / name).read_bytes()
+                ),
+                names,
+            ):
+                pass
+    forget_open_tables()
+
+
+# Inside --------------------------------------------------------------------------------------------
+
+
+def _read(root: Path) -> Backup:
+    try:
+        told = json.loads((root / MANIFEST).read_bytes())
+        if told["format"] != _FORMAT:
+            raise BackupError(f"{root} has format {told['format']}; this platform reads {_FORMAT}")
+        files = {name: (int(size), str(digest)) for name, (size, digest) in told["files"].items()}
+        begun_at = datetime.fromisoformat(told["begun_at"])
+        return Backup(root, begun_at, told["platform"], files, frozenset(told["parts"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"{root / MANIFEST} cannot be read: {error}") from None
+
+
+def _parts(stores: Stores) -> frozenset[str]:
+    """What a backup of these stores is made of, with the kind of each database."""
+    kinds = {name: "Postgres" if _is_postgres(url) else "SQLite" for name, url in stores.databases.items()}
+    return frozenset([*stores.places, *(f"database {name} ({kind})" for name, kind in kinds.items())])
+
+
+def _names(source: Path) -> list[str]:
+    """Every file under a place, by its name relative to it."""
+    if isinstance(source, PurePath):
+        return sorted(found.relative_to(source).as_posix() for found in source.rglob("*") if found.is_file())
+    root = source.path.rstrip("/") + "/"
+    return sorted(name.removeprefix(root) for name in source.fs.find(source.path) if name.startswith(root))
+
+
+def _kept(source: Path, target: Path) -> tuple[int, str] | None:
+    """Copy one file into the backup; None if it was removed meanwhile, or is none that is kept."""
+    if source.name == _POINTER or source.name.endswith((".lock", ".tmp", *_BESIDE_SQLITE)):
+        return None
+    try:
+        if not isinstance(source, PurePath) or not _is_sqlite(source):
+            return _copied(source, target)
+        with tempfile.TemporaryDirectory() as scratch:
+            return _copied(_sqlite_copy(source, Path(scratch) / source.name), target)
+    except FileNotFoundError:
+        return None
+
+
+def _copied(source: Path, target: Path) -> tuple[int, str]:
+    content = source.read_bytes()
+    _write(target, content)
+    return _told_of(content)
+
+
+def _told_of(content: bytes) -> tuple[int, str]:
+    return len(content), hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    if isinstance(path, PurePath):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _remove(root: Path) -> None:
+    if isinstance(root, PurePath):
+        shutil.rmtree(root, ignore_errors=not root.exists())
+    elif root.fs.exists(root.path):
+        root.fs.rm(root.path, recursive=True)
+
+
+# Databases -----------------------------------------------------------------------------------------
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith("postgresql")
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
+
+
+def _sqlite_copy(source: Path, target: Path) -> Path:
+    """A copy in which what others write meanwhile is wholly or not at all."""
+    with closing(sqlite3.connect(source, timeout=60)) as live, closing(sqlite3.connect(target)) as kept:
+        live.backup(kept)
+    return target
+
+
+def _dumped(url: str, dump: Path) -> Path | None:
+    """A database's content as one file; None if an embedded one was never made."""
+    if not _is_postgres(url):
+        return _sqlite_copy(Path(url), dump) if Path(url).is_file() else None
+    _run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={_libpq(url)}")
+    return dump
+
+
+def _refill(url: str, content: bytes | None, dump: Path) -> None:
+    """Have a database hold what was dumped and nothing else, at once or not at all."""
+    if not _is_postgres(url):
+        for suffix in ("", *_BESIDE_SQLITE):
+            Path(f"{url}{suffix}").unlink(missing_ok=True)
+        if content is not None:
+            write_whole(Path(url), content)
+        return
+    dump.write_bytes(content or b"")
+    script = dump.with_suffix(".sql")
+    _run("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(dump))
+    # Everything that is there goes, also tables that the dump knows nothing of: another version may have made them.
+    script.write_text(_EMPTY + script.read_text())
+    options = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
+    _run("psql", *options, f"--file={script}", f"--dbname={_libpq(url)}")
+
+
+def _holds_something(url: str) -> bool:
+    if not _is_postgres(url):
+        return Path(url).exists()
+    import psycopg2
+
+    with closing(psycopg2.connect(_libpq(url))) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')")
+        return bool(cursor.fetchone()[0])
+
+
+def _libpq(url: str) -> str:
+    """As Postgres' own programs read it; it holds no password."""
+    return url.replace("postgresql+psycopg2:", "postgresql:", 1)
+
+
+def _run(program: str, *arguments: str) -> None:
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise BackupError(
+            f"{program} is not there: install Postgres' client programs, of the server's version"
+        ) from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        raise BackupError(f"{program}: {next((line for line in lines if 'error' in line.lower()), lines[0])}")

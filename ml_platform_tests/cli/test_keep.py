@@ -1,0 +1,160 @@
+"""A home that was backed up, destroyed and restored is what it was; what cannot be a backup is refused."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from ml_platform.settings import Settings, load
+from ml_platform.stores.backup import MANIFEST, BackupError, Stores, back_up, backups, damaged, restore
+from ml_platform.stores.lake import Lake
+from ml_platform.stores.training_requests import TABLE, TrainingRequests
+from ml_platform_tests.small_home import build_home
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home of this module's own, since it is destroyed."""
+    settings = load({"ML_PLATFORM_HOME": str(tmp_path_factory.mktemp("kept") / "home")})
+    build_home(settings)
+    return settings
+
+
+@pytest.fixture
+def run(home: Settings, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(home.home))
+    return command
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Settings:
+    return load({"ML_PLATFORM_HOME": str(tmp_path / "home")})
+
+
+def answers(run: Run, home: Settings) -> list[object]:
+    """All that people ask of a home: its status, its champion's predictions on record, and one made anew."""
+    recorded = Lake.of(home).read("flight_delay/predictions").sort("prediction_time", "flight_id")
+    last = recorded.row(-1, named=True)["flight_id"]
+    asked = run("predict", "flight_delay", "--key", f"flight_id={last}", "--json")
+    return [json.loads(run("status", "--json").stdout), json.loads(asked.stdout), recorded.to_dicts()]
+
+
+def test_a_destroyed_home_is_restored_with_its_status_champion_and_predictions(
+    run: Run, home: Settings, tmp_path: Path
+) -> None:
+    before = answers(run, home)
+    made = json.loads(run("backup", str(tmp_path), "--json").stdout)
+    shutil.rmtree(home.home)
+    done = run("restore", str(tmp_path), "--json")
+    assert json.loads(done.stdout) == {"backup": made["backup"], "files": made["files"], "online": {}}
+    assert answers(run, home) == before
+
+
+def test_what_stores_hold_is_replaced_only_on_request_and_then_wholly(run: Run, home: Settings, tmp_path: Path) -> None:
+    run("backup", str(tmp_path))
+    before = answers(run, home)
+    stranger = home.home / "lake" / "raw" / "arrivals" / "later.parquet"
+    stranger.write_bytes(b"of after the backup")
+    TrainingRequests(Lake.of(home)).ask("flight_delay", "analyst", "after the backup")
+    refused = run("restore", str(tmp_path))
+    assert "there is something in lake" in str(refused.exception)
+    assert "--replace" in str(refused.exception)
+    assert stranger.exists()
+    run("restore", str(tmp_path), "--replace")
+    assert not stranger.exists()
+    assert TrainingRequests(Lake.of(home)).waiting("flight_delay") is None
+    assert answers(run, home) == before
+
+
+def test_a_damaged_backup_is_refused_before_anything_is_touched(run: Run, home: Settings, tmp_path: Path) -> None:
+    run("backup", str(tmp_path))
+    (backup,) = backups(str(tmp_path))
+    changed = backup.root / "databases" / "mlflow"
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    gone = next(name for name in backup.files if name.startswith("lake/"))
+    (backup.root / gone).unlink()
+    assert set(damaged(backup)) == {"databases/mlflow", gone}
+    before = answers(run, home)
+    refused = run("restore", str(tmp_path), "--replace")
+    assert "is damaged" in str(refused.exception)
+    assert gone in str(refused.exception)
+    assert answers(run, home) == before
+
+
+def test_a_backup_that_was_never_finished_is_none(empty: Settings, tmp_path: Path) -> None:
+    finished = back_up(empty, str(tmp_path / "backups"))
+    later = finished.root.with_name("2999-01-01T000000Z")
+    shutil.copytree(finished.root, later)
+    (later / MANIFEST).unlink()
+    assert [each.root for each in backups(str(tmp_path / "backups"))] == [finished.root]
+    (finished.root / MANIFEST).write_text("{")
+    with pytest.raises(BackupError, match=r"manifest\.json cannot be read"):
+        backups(str(tmp_path / "backups"))
+
+
+def test_the_oldest_backups_beyond_those_to_keep_are_removed(empty: Settings, tmp_path: Path) -> None:
+    target = str(tmp_path / "backups")
+    made = []
+    for _ in range(3):
+        made.append(back_up(empty, target, keep=2))
+        time.sleep(1.1)  # a backup is named for its second
+    assert [each.root for each in backups(target)] == [made[1].root, made[2].root]
+    assert not made[0].root.exists()
+
+
+def test_a_target_within_what_is_backed_up_is_refused(home: Settings) -> None:
+    with pytest.raises(BackupError, match=r"lies within .* name a place outside"):
+        back_up(home, str(home.home / "lake" / "backups"))
+
+
+def test_a_backup_is_not_restored_into_stores_of_another_kind(empty: Settings, tmp_path: Path) -> None:
+    backup = back_up(empty, str(tmp_path / "backups"))
+    other = load({"ML_PLATFORM_HOME": str(tmp_path), "ML_PLATFORM_OPTUNA_URL": "postgresql://u@127.0.0.1:1/optuna"})
+    with pytest.raises(BackupError, match=r"optuna \(SQLite\).*optuna \(Postgres\)"):
+        restore(other, backup)
+
+
+def test_an_mlflow_server_is_refused_since_its_database_is_elsewhere() -> None:
+    with pytest.raises(BackupError, match="let it name the database"):
+        Stores.of(load({"ML_PLATFORM_MLFLOW_TRACKING_URI": "http://mlflow:5000"}))
+
+
+def test_a_backup_taken_while_others_write_holds_whole_commits(empty: Settings, tmp_path: Path) -> None:
+    """A process appends to a table without pause; each backup has a prefix of what it wrote, and every file of it."""
+    TrainingRequests(Lake.of(empty)).ask("before", "analyst", "the table is there")
+    spawned = multiprocessing.get_context("spawn")
+    writer = spawned.Process(target=write_on, args=(str(empty.home),))
+    writer.start()
+    try:
+        until = time.monotonic() + 60
+        while Lake.of(empty).read(TABLE).height < 3:
+            assert time.monotonic() < until, "the writer does not write"
+            time.sleep(0.1)
+        rows = []
+        for number in range(4):
+            backup = back_up(empty, str(tmp_path / f"backups_{number}"))
+            copy = load({"ML_PLATFORM_HOME": str(tmp_path / f"copy_{number}")})
+            restore(copy, backup)
+            rows.append(Lake.of(copy).read(TABLE)["model"].to_list())
+    finally:
+        writer.kill()
+        writer.join()
+    every = sorted(Lake.of(empty).read(TABLE)["model"].to_list())
+    for number, kept in enumerate(rows):
+        assert sorted(kept) == every[: len(kept)], f"backup {number}"
+    assert len(rows[-1]) > len(rows[0])
+
+
+def write_on(home: str) -> None:
+    requests = TrainingRequests(Lake.of(load({"ML_PLATFORM_HOME": home})))
+    for number in range(10_000):
+        requests.ask(f"model_{number:05}", "analyst", "as fast as it goes")

@@ -1,0 +1,129 @@
+"""Runs on a cluster end as they should: done, failed for a reason that is told, cancelled, or taken up again."""
+
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform_tests.kubernetes.conftest import PASSWORD, Platform
+
+pytestmark = pytest.mark.deploy
+
+
+def test_a_failing_step_fails_the_run_and_what_follows_is_not_begun(platform: Platform) -> None:
+    run_id = platform.launch("breaking")
+    run = platform.end_of(run_id)
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert "the tyre is flat" in platform.said(run_id)
+    assert [job.step for job in platform.cluster.jobs_of(run_id)] == ["", "breaks"]
+    assert not (platform.told / "followed").exists()
+
+
+def test_steps_and_runs_are_jobs_and_no_secret_is_in_what_is_posted(platform: Platform) -> None:
+    (platform.told / "go").touch()
+    run_id = platform.launch("waiting")
+    assert platform.end_of(run_id).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
+    jobs = platform.cluster.jobs_of(run_id)
+    assert [(job.component, job.step) for job in jobs] == [
+        ("run_worker", ""),
+        ("step_worker", "waits"),
+        ("step_worker", "follows"),
+    ]
+    assert len({job.pod.process.pid for job in jobs}) == 3
+    for job in jobs:
+        files = [Path(value) for name, value in job.pod.environment.items() if name == "PGSERVICEFILE"]
+        given = [job.pod.environment.get("PGPASSWORD", ""), *(file.read_text() for file in files)]
+        assert any(PASSWORD in each for each in given)
+    assert not [posted for posted in platform.cluster.posted if PASSWORD in posted]
+    assert PASSWORD not in platform.said(run_id)
+    assert PASSWORD not in str(platform.instance.get_run_by_id(run_id))
+    assert type(platform.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+
+
+def test_a_terminated_run_is_cancelled_and_leaves_no_process(platform: Platform) -> None:
+    run_id = platform.launch("waiting")
+    step = platform.begun(run_id, "waits")
+    [run, _] = platform.cluster.jobs_of(run_id)
+    assert platform.instance.run_launcher.terminate(run_id)
+    ended = platform.end_of(run_id)
+    assert ended.status is dg.DagsterRunStatus.CANCELED, platform.story(run_id)
+    platform.until("the step's end", lambda: step.pod.exit_code is not None, 30, run_id)
+    platform.until("the run's end", lambda: run.pod.exit_code is not None, 30, run_id)
+    assert not (platform.told / "followed").exists()
+    (platform.told / "go").touch()
+    time.sleep(5)
+    assert [job.step for job in platform.cluster.jobs_of(run_id)] == ["", "waits"], "it was tried again"
+    assert not platform.instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run_id}))
+
+
+def test_a_step_whose_process_is_killed_fails_the_run_by_the_name_of_its_job(platform: Platform) -> None:
+    run_id = platform.launch("waiting")
+    step = platform.begun(run_id, "waits")
+    platform.cluster.kill(step)
+    ended = platform.end_of(run_id)
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    name = step.manifest["metadata"]["name"]
+    assert f"Discovered failed Kubernetes job {name} for step waits" in platform.said(run_id)
+    assert not (platform.told / "followed").exists()
+
+
+def test_a_killed_step_that_may_be_tried_again_is(platform: Platform) -> None:
+    run_id = platform.launch("trying_again")
+    first = platform.begun(run_id, "waits_and_is_tried_again")
+    platform.cluster.kill(first)
+    again = platform.begun(run_id, "waits_and_is_tried_again", attempt=1)
+    assert again.manifest["metadata"]["name"] == f"{first.manifest['metadata']['name']}-1"
+    (platform.told / "go").touch()
+    assert platform.end_of(run_id).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
+
+
+def test_a_run_whose_process_is_killed_fails_and_is_tried_again(platform: Platform) -> None:
+    run_id = platform.launch("waiting")
+    platform.begun(run_id, "waits")
+    [run, _] = platform.cluster.jobs_of(run_id)
+    platform.cluster.kill(run)
+    ended = platform.end_of(run_id)
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert "Run has not completed but K8s job has no active pods" in platform.said(run_id)
+
+    _succeeds_when_tried_again(platform, run_id)
+
+
+def test_an_api_that_is_unavailable_for_a_while_is_waited_for(platform: Platform) -> None:
+    run_id = platform.launch("waiting")
+    platform.begun(run_id, "waits")
+    with platform.cluster.unavailable():
+        # Its next step is to be made while nothing answers.
+        (platform.told / "go").touch()
+        refused = platform.until(
+            "a Job that is refused",
+            lambda: [asked for asked in platform.cluster.asked if asked.status == 503 and asked.verb == "create"],
+            60,
+            run_id,
+        )
+    assert refused
+    assert platform.end_of(run_id).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
+    assert [job.step for job in platform.cluster.jobs_of(run_id)] == ["", "waits", "follows"]
+
+
+def test_a_run_whose_image_is_not_to_be_had_fails_says_so_and_is_tried_again(platform: Platform) -> None:
+    image = platform.launching.image
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(platform.cluster, "images", {})
+        run_id = platform.launch("waiting")
+        ended = platform.end_of(run_id, 150)
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    said = platform.said(run_id)
+    assert "Run timed out due to taking longer than" in said
+    assert "ErrImagePull" in said
+    assert f"Failed to pull image {image}" in said
+    _succeeds_when_tried_again(platform, run_id)
+
+
+def _succeeds_when_tried_again(platform: Platform, run_id: str) -> None:
+    parent = dg.RunsFilter(tags={"dagster/parent_run_id": run_id})
+    platform.until("another try", lambda: platform.instance.get_runs(parent), 90, run_id)
+    (platform.told / "go").touch()
+    [again] = platform.instance.get_runs(parent)
+    assert platform.end_of(again.run_id).status is dg.DagsterRunStatus.SUCCESS, platform.story(again.run_id)
