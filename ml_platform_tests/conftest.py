@@ -13,6 +13,13 @@ import pytest
 from ml_platform.settings import DEFAULT_PORTS, prepare_environment
 from ml_platform.stores.instance import is_free
 
+_OF_TESTS = ("ML_PLATFORM_FINISHED_HOME", "ML_PLATFORM_TEST_")
+"""Variables that are for the tests themselves."""
+
+# No test may come near a server, a bucket or a platform that its caller's environment names.
+for _name in [*os.environ]:
+    if _name.startswith(("PG", "AWS_", "ML_PLATFORM_")) and not _name.startswith(_OF_TESTS):
+        del os.environ[_name]
 prepare_environment()
 
 

@@ -135,9 +135,16 @@ def url_of(server: PostgresServer, database: str) -> str:
     return server.get_uri(database).replace("postgresql://postgres:@/", "postgresql+psycopg2://postgres@/")
 
 
+@pytest.fixture(scope="module")
+def platform(running: Platform) -> Iterator[Platform]:
+    """The platform on a cluster, whose environment is this process's while a module's tests run."""
+    with _environment(running.environment):
+        yield running
+
+
 @pytest.fixture(scope="session")
-def platform(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The platform on a cluster: the daemon outside of it, three weeks of flights landed, nothing made yet."""
+def running(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """The daemon outside of the cluster, three weeks of flights landed, nothing made yet."""
     folder = tmp_path_factory.mktemp("platform")
     shared, location = folder / "shared", project(folder / "project")
     told = shared / "told"
@@ -183,21 +190,21 @@ def platform(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory)
         (home / "dagster").mkdir(parents=True)
         (home / "dagster" / "dagster.yaml").write_text(own)
         list(replay(shared / "landing", until=UNTIL))
-        stack.enter_context(_environment(environment))
         sys.path.insert(0, str(location.parent))
         stack.callback(sys.path.remove, str(location.parent))
-        FeatureClient(load()).keep_manifest()
-        # MLflow's tables are made by its server, before anything asks for them: here by this process.
-        ModelStore(load()).candidate("flight_delay")
-        instance = stack.enter_context(dg.DagsterInstance.get())
-        stack.enter_context(_daemon(location, folder, environment))
-        target = PythonFileTarget(
-            python_file=str(location),
-            attribute=None,
-            working_directory=str(location.parent),
-            location_name="cut_flights",
-        )
-        workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
+        with _environment(environment):
+            FeatureClient(load()).keep_manifest()
+            # MLflow's tables are made by its server, before anything asks for them: here by this process.
+            ModelStore(load()).candidate("flight_delay")
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            stack.enter_context(_daemon(location, folder, environment))
+            target = PythonFileTarget(
+                python_file=str(location),
+                attribute=None,
+                working_directory=str(location.parent),
+                location_name="cut_flights",
+            )
+            workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
         yield Platform(instance, workspace, cluster, told, environment, launching, postgres)
 
 

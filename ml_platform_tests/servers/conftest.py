@@ -7,7 +7,7 @@ import pytest
 from ml_platform_tests.servers.shared import SharedStores, shared_stores
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedStores]:
     with shared_stores(tmp_path_factory.mktemp("stores") / "shared") as servers:
         yield servers

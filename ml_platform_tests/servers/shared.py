@@ -97,7 +97,10 @@ class Platform:
 
     def build(self) -> None:
         """Six days of flights, a champion and its predictions."""
-        subprocess.run([sys.executable, "-c", _BUILD], env=self.environment, check=True, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _BUILD], env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         command = [str(Path(sys.executable).with_name("ml-platform")), *arguments]
