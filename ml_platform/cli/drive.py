@@ -5,6 +5,7 @@ instance, and what they request is run in this process: only the waiting between
 """
 
 import gc
+import logging
 import resource
 import time
 import warnings
@@ -121,6 +122,8 @@ class Driver:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
+            # What they say of every asset at every look is in the evaluations; here it would bury the story.
+            context.log.setLevel(logging.WARNING)
             found = conditions.evaluate_tick(context)
         return found.run_requests or (), str(found.cursor)
 

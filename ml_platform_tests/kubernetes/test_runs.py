@@ -106,6 +106,18 @@ def test_an_api_that_is_unavailable_for_a_while_is_waited_for(platform: Platform
     assert [job.step for job in platform.cluster.jobs_of(run_id)] == ["", "waits", "follows"]
 
 
+def test_an_api_that_stays_away_fails_the_run_which_is_tried_again_once_it_is_back(platform: Platform) -> None:
+    run_id = platform.launch("waiting")
+    platform.begun(run_id, "waits")
+    with platform.cluster.unavailable():
+        (platform.told / "go").touch()
+        ended = platform.end_of(run_id, 200)
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert "Service Unavailable" in platform.said(run_id)
+    assert not (platform.told / "followed").exists()
+    _succeeds_when_tried_again(platform, run_id)
+
+
 def test_a_run_whose_image_is_not_to_be_had_fails_says_so_and_is_tried_again(platform: Platform) -> None:
     image = platform.release.image
     with pytest.MonkeyPatch.context() as patch:
