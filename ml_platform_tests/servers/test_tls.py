@@ -23,8 +23,10 @@ def test_every_store_is_used_encrypted_when_it_is_asked_for(platform: Platform) 
     platform.build()
     checks = platform.said("doctor")["checks"]
     servers = {name: check["found"] for name, check in checks.items() if name.startswith("ML_PLATFORM_")}
-    assert len(servers) == 9
+    assert len(servers) == 10
     assert {name for name, found in servers.items() if found.endswith(", TLS")} == set(servers)
+    kept = platform.stores.bucket.client().list_objects_v2(Bucket="tests", Prefix="compute-logs/", MaxKeys=1)
+    assert kept["KeyCount"] == 1, "no run could store its output"
     _, predictions, asked = platform.answers()
     assert asked["predictions"][0]["score"] == predictions[-1]["score"]
 
