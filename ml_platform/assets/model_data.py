@@ -14,7 +14,7 @@ from ml_platform.assets.pods import backfill_policy
 from ml_platform.assets.wording import retraining
 from ml_platform.automation.calendar import looking_back
 from ml_platform.automation.conditions import on_evidence
-from ml_platform.automation.runs import AUTOMATION_CONDITION_TAG, EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG
+from ml_platform.automation.runs import AUTOMATION_CONDITION_TAG, EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG, of_model
 from ml_platform.core import plots
 from ml_platform.core.durations import format_duration
 from ml_platform.core.model_spec import Task
@@ -100,7 +100,7 @@ def training_set_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     def training_set(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
         watermark = model.watermark(platform)
         verdict = judge(spec, gather(platform.lake, spec, watermark))
-        _say_why(context, verdict)
+        _say_why(context, spec.name, verdict)
         TrainingRequests(platform.lake).take(spec.name, context.run_id)
         try:
             built, anew = build_training_set(platform.lake, platform.features, spec, watermark)
@@ -197,17 +197,19 @@ def predictions_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     return predictions
 
 
-def _say_why(context: dg.AssetExecutionContext, verdict: RetrainVerdict) -> None:
+def _say_why(context: dg.AssetExecutionContext, model: str, verdict: RetrainVerdict) -> None:
     """Leave trigger and evidence with the run, unless it brought its own: it may have begun for another reason."""
     context.log.info("%s", verdict.reason)
     by_policy = verdict.retrain or context.run.tags.get(AUTOMATION_CONDITION_TAG) == "true"
     tags = {
-        TRIGGER_TAG: ", ".join(verdict.triggers) if by_policy and verdict.triggers else "by hand",
-        EVIDENCE_TAG: json.dumps([{name: getattr(each, name) for name in _KEPT} for each in verdict.conditions]),
+        of_model(TRIGGER_TAG, model): ", ".join(verdict.triggers) if by_policy and verdict.triggers else "by hand",
+        of_model(EVIDENCE_TAG, model): json.dumps(
+            [{name: getattr(each, name) for name in _KEPT} for each in verdict.conditions]
+        ),
     }
     added = {name: value for name, value in tags.items() if name not in context.run.tags}
     if by_policy:
-        added[REASON_TAG] = verdict.reason
+        added[of_model(REASON_TAG, model)] = verdict.reason
     add_run_tags(context.instance, context.run_id, added)
 
 

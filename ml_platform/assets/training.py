@@ -12,6 +12,7 @@ from ml_platform.assets.events import report_whole
 from ml_platform.assets.metadata import Column, markdown_table, picture, table_definition
 from ml_platform.assets.model_identity import ModelIdentity
 from ml_platform.assets.pods import TRAINING_POOL, pool
+from ml_platform.automation.runs import EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG, of_model
 from ml_platform.core import plots
 from ml_platform.core.content import digest
 from ml_platform.core.evaluation import evaluate
@@ -173,7 +174,7 @@ def _train(
                 service_hash=model.service.hash,
                 code_version=code_version(spec, model.service.hash),
                 dagster_run_id=context.run_id,
-                **why(context),
+                **why(context, spec.name),
                 commit=commit(platform.settings),
                 libraries=libraries(),
             ),
@@ -323,11 +324,15 @@ def card_sources(platform: Platform, model: ModelIdentity, version: ModelVersion
     )
 
 
-def why(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> dict[str, str]:
-    """Why this run was made: its tags, as they stand now, because earlier steps of a run add some."""
+def why(context: dg.AssetExecutionContext | dg.OpExecutionContext, model: str) -> dict[str, str]:
+    """Why this run trains the model: its tags, as they stand now, because earlier steps of a run add some."""
     run = context.instance.get_run_by_id(context.run_id)
     tags = {} if run is None else run.tags
-    return {name: tags.get(f"ml_platform/{name}", "") for name in ("reason", "trigger", "evidence")}
+    return {
+        "reason": tags.get(of_model(REASON_TAG, model), tags.get(REASON_TAG, "")),
+        "trigger": tags.get(of_model(TRIGGER_TAG, model), ""),
+        "evidence": tags.get(of_model(EVIDENCE_TAG, model), ""),
+    }
 
 
 def _study(

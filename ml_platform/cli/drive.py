@@ -28,7 +28,7 @@ from ml_platform import settings
 from ml_platform.automation import sensor
 from ml_platform.automation.jobs import daily_job_name
 from ml_platform.automation.landing import landing_sensor_name
-from ml_platform.automation.runs import TRIGGER_TAG, range_tags
+from ml_platform.automation.runs import TRIGGER_TAG, of_model, range_tags
 from ml_platform.automation.workers import end_abandoned
 from ml_platform.cli.console import console
 from ml_platform.cli.execution import cause, hush, quietly
@@ -173,10 +173,10 @@ class Driver:
             self.failures.append(f"run {result.run_id}: {causes}")
             self.said.print(f"[red]run {result.run_id} failed[/red]: {causes}", highlight=False)
         run = self.instance.get_run_by_id(result.run_id)
-        trigger = None if run is None else run.tags.get(TRIGGER_TAG)
-        if trigger:
-            made = sorted({key.path[0] for key in (run.asset_selection if run else None) or ()})
-            self.said.print(f"  trained {', '.join(made)} ({trigger}) in {seconds:.0f} s", highlight=False)
+        each = {} if run is None else {tag: said for tag, said in run.tags.items() if tag.startswith(f"{TRIGGER_TAG}/")}
+        if each:
+            trained = ", ".join(f"{tag.removeprefix(f'{TRIGGER_TAG}/')} ({said})" for tag, said in sorted(each.items()))
+            self.said.print(f"  trained {trained} in {seconds:.0f} s", highlight=False)
 
 
 def _interrupted(event: dg.DagsterEvent) -> bool:
@@ -277,4 +277,4 @@ def _triggers(models: ModelStore, model: str) -> dict[str, str]:
     """What called for each training that reached a decision, by its run."""
     with dg.DagsterInstance.get() as instance:
         runs = {run_id: instance.get_run_by_id(run_id) for run_id in models.ledger.history(model)["run_id"].unique()}
-    return {run_id: run.tags.get(TRIGGER_TAG, "") for run_id, run in runs.items() if run is not None}
+    return {run_id: run.tags.get(of_model(TRIGGER_TAG, model), "") for run_id, run in runs.items() if run is not None}

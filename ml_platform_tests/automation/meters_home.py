@@ -108,8 +108,9 @@ def at_rest(instance: dg.DagsterInstance, settings: Settings, made: Path) -> boo
 
 def called(instance: dg.DagsterInstance) -> list[str]:
     """What called for each training, the first one first."""
-    runs = reversed(instance.get_runs())
-    return [run.tags[TRIGGER_TAG] for run in runs if TRIGGER_TAG in run.tags]
+    return [
+        said for run in reversed(instance.get_runs()) for tag, said in run.tags.items() if tag.startswith(TRIGGER_TAG)
+    ]
 
 
 def wait_for(what: str, seen: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:

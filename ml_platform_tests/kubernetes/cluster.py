@@ -231,6 +231,14 @@ class Cluster:
         found = [job for job in self.jobs.values() if job.run_id == run_id]
         return [job for job in found if not step or job.step == step]
 
+    def set_secret(self, name: str, content: Mapping[str, str]) -> None:
+        """Make a Secret, or replace it: where it is mounted, its files change; variables of what runs do not."""
+        with self._lock:
+            self.secrets[name] = content
+            for pod in self._pods.values():
+                if pod.process is not None and pod.exit_code is None:
+                    self._mount(pod)
+
     def kill(self, job: Job) -> None:
         """SIGKILL, as the kernel does to a container that takes too much memory."""
         assert job.pod.process is not None
@@ -330,7 +338,10 @@ class Cluster:
                 continue
             here.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                (here / name).write_text(content)
+                # As a kubelet does: who reads it finds the old content or the new.
+                draft = here / f"..{name}"
+                draft.write_text(content)
+                draft.replace(here / name)
         return [mount["mountPath"] for mount in mounts]
 
     def _stop(self, pod: Pod) -> None:

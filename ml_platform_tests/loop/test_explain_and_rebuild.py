@@ -33,8 +33,8 @@ from ml_platform_tests.loop.test_rejected_candidate import LENIENT, MODEL
 EVIDENCE = [{"name": "stale", "role": "trigger", "holds": True, "value": 31.0, "bound": 30.0, "explanation": "It is."}]
 TAGS = {
     "ml_platform/reason": "The champion is 31 days old; 30 call for training.",
-    "ml_platform/trigger": "stale, drift persists",
-    "ml_platform/evidence": json.dumps(EVIDENCE),
+    f"ml_platform/trigger/{MODEL}": "stale, drift persists",
+    f"ml_platform/evidence/{MODEL}": json.dumps(EVIDENCE),
 }
 TODAY = FLIGHTS.model(MODEL)
 FIRST, SECOND = (small(TODAY, gate=LENIENT, seed=seed, baseline=Baseline(by=("aircraft_engines",))) for seed in (1, 2))
@@ -271,13 +271,14 @@ def test_what_is_declared_otherwise_today_is_named(trained: Home) -> None:
     assert "windows.holdout" in explain(trained.settings, TODAY, 1).declared_otherwise_today
 
 
-def test_tags_that_a_run_is_given_on_its_way_count() -> None:
+def test_tags_that_a_run_is_given_on_its_way_count_for_the_model_they_name() -> None:
     seen: dict[str, str] = {}
 
     @dg.asset
     def late(context: dg.AssetExecutionContext) -> None:
-        context.instance.add_run_tags(context.run_id, {"ml_platform/trigger": "stale"})
-        seen.update(why(context))
+        mine, other = {"ml_platform/trigger/mine": "stale"}, {"ml_platform/trigger/other": "drift persists"}
+        context.instance.add_run_tags(context.run_id, {**mine, **other, "ml_platform/reason/other": "It drifted."})
+        seen.update(why(context, "mine"))
 
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize([late], instance=instance, tags={"ml_platform/reason": "It is time."}).success

@@ -16,6 +16,7 @@ from ml_platform_tests.servers.certificates import Certificates
 
 _KEY, _SECRET, _BUCKET = "tests", "of-the-tests", "tests"
 _READY_WITHIN_SECONDS = 60
+_WEED = Path(sys.executable).with_name("weed")
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Bucket:
 
     def start(self) -> None:
         command = [
-            str(Path(sys.executable).with_name("weed")),
+            str(_WEED),
             f"-logdir={self.folder}",
             "server",
             f"-dir={self.folder / 'data'}",
@@ -72,6 +73,20 @@ class Bucket:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         _make(self, self._process, self.folder / "log")
+
+    def add_key(self, key_id: str, key: str) -> None:
+        """Let whoever shows it do everything, from now on."""
+        self._shell(f"s3.configure -user {key_id} -access_key {key_id} -secret_key {key} -actions Admin -apply")
+
+    def remove_key(self, key_id: str) -> None:
+        self._shell(f"s3.configure -user {key_id} -access_key {key_id} -delete -apply")
+
+    def _shell(self, line: str) -> None:
+        """SeaweedFS' own, told by its input: a key is on no command line."""
+        ports = {each: (self.ports[f"{each}.port"], self.ports[f"{each}.port.grpc"]) for each in ("master", "filer")}
+        command = [str(_WEED), "shell", *(f"-{each}=127.0.0.1:{http}.{grpc}" for each, (http, grpc) in ports.items())]
+        done = subprocess.run(command, input=f"{line}\nexit\n", capture_output=True, text=True, check=True, timeout=60)
+        assert "error" not in done.stdout.lower(), done.stdout
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

@@ -9,9 +9,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ml_platform_tests.servers.certificates import Certificates
 from ml_platform_tests.servers.tls_terminator import tls_terminator
@@ -76,9 +77,19 @@ class Postgres:
         """At once, but in order; the next start need not recover."""
         self._end(signal.SIGINT)
 
+    @contextmanager
+    def connection(self, database: str) -> Iterator[Any]:
+        """The administrator's."""
+        import psycopg2
+
+        reached = {"host": "127.0.0.1", "port": self.port, "user": USER, "password": self.password}
+        with closing(psycopg2.connect(dbname=database, **reached)) as connection:
+            connection.autocommit = True
+            yield connection
+
     def run(self, *statements: str, database: str = "postgres") -> None:
         """Run SQL as the administrator."""
-        with _connection(self, database) as connection, connection.cursor() as cursor:
+        with self.connection(database) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
 
@@ -146,20 +157,6 @@ def postgres(*databases: str, tls: Certificates | None = None) -> Iterator[Postg
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _connection(server: Postgres, database: str) -> Iterator["object"]:
-    import psycopg2
-
-    connection = psycopg2.connect(
-        host="127.0.0.1", port=server.port, user=USER, password=server.password, dbname=database
-    )
-    connection.autocommit = True
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 def _account() -> dict[str, object]:
