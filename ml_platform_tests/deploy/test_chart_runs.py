@@ -91,9 +91,6 @@ def test_a_run_is_restricted_bounded_and_knows_its_stores(instance: dg.DagsterIn
     assert {"configMapRef": {"name": f"{RELEASE}-settings"}} in container["envFrom"]
     logs = instance.compute_log_manager
     assert isinstance(logs, S3ComputeLogManager | NoOpComputeLogManager)
-    if isinstance(logs, S3ComputeLogManager):
-        local = logs.local_manager.get_captured_local_path(["run", "step"], "out")
-        assert local.startswith(tuple(mount["mountPath"] for mount in container["volumeMounts"]))
     assert any(labels.items() <= pod.labels.items() for labels in labels_of_runs()), pod.labels
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     mounted = tuple(mount["mountPath"] for mount in container["volumeMounts"])
@@ -158,8 +155,8 @@ def test_output_of_steps_goes_where_the_platforms_own_would_put_it(uri: str, tmp
     given = {"ML_PLATFORM_HOME": str(tmp_path), "ML_PLATFORM_COMPUTE_LOGS_URI": uri}
     own = yaml.safe_load(instance_files(load(given))["dagster.yaml"])["compute_logs"]
     chart = yaml.safe_load(dagster_yaml(rendered(values("dev", {"objectStore": {"computeLogsUri": uri}}))))
-    # A pod's /tmp is as large as what a run may write; Dagster's home is not.
-    own["config"]["local_dir"] = "/tmp/compute_logs"
+    # A pod's TMPDIR, which is taken if none is named, is as large as what a run may write; Dagster's home is not.
+    del own["config"]["local_dir"]
     assert chart["compute_logs"] == own
 
 

@@ -95,14 +95,14 @@ storage:
 
 {{ if .Values.objectStore.computeLogsUri -}}
 {{- $place := splitn "/" 2 (trimPrefix "s3://" .Values.objectStore.computeLogsUri) -}}
-# A step writes its output there as it goes, and the web server reads it. Keys, endpoint and region come by AWS_*.
+# A step writes its output there as it goes, and the web server reads it; both by way of TMPDIR, which is as large as what a run may
+# write. Keys, endpoint and region come by AWS_*.
 compute_logs:
   module: dagster_aws.s3
   class: S3ComputeLogManager
   config:
     bucket: {{ $place._0 | quote }}
     prefix: {{ trimSuffix "/" $place._1 | quote }}
-    local_dir: /tmp/compute_logs
     upload_interval: 15
 {{- else -}}
 # A step's output is its pod's log: the cluster's log collector keeps it.
