@@ -1,6 +1,7 @@
 """The chart's dagster.yaml as Dagster takes it, on a real Postgres, and the pods that dagster-k8s makes of it."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def instance(
     environment, changes = CASES[request.param]
     (tmp_path / "dagster.yaml").write_text(dagster_yaml(rendered(values(environment, changes))))
     monkeypatch.setenv("ML_PLATFORM_DAGSTER_STORAGE_URL", f"postgresql+psycopg2://postgres@/postgres?host={postgres}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     with dg.DagsterInstance.from_config(str(tmp_path)) as found:
         yield found
 
@@ -90,7 +92,11 @@ def test_a_run_is_restricted_bounded_and_knows_its_stores(instance: dg.DagsterIn
     assert container["image"] in (IMAGE, "ml-platform:1.0")
     assert {"configMapRef": {"name": f"{RELEASE}-settings"}} in container["envFrom"]
     logs = instance.compute_log_manager
-    assert isinstance(logs, S3ComputeLogManager | NoOpComputeLogManager)
+    if isinstance(logs, S3ComputeLogManager):
+        local = logs.local_manager.get_captured_local_path(["run", "step"], "out")
+        assert local.startswith(os.environ["TMPDIR"])
+    else:
+        assert isinstance(logs, NoOpComputeLogManager)
     assert any(labels.items() <= pod.labels.items() for labels in labels_of_runs()), pod.labels
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     mounted = tuple(mount["mountPath"] for mount in container["volumeMounts"])
@@ -155,8 +161,8 @@ def test_output_of_steps_goes_where_the_platforms_own_would_put_it(uri: str, tmp
     given = {"ML_PLATFORM_HOME": str(tmp_path), "ML_PLATFORM_COMPUTE_LOGS_URI": uri}
     own = yaml.safe_load(instance_files(load(given))["dagster.yaml"])["compute_logs"]
     chart = yaml.safe_load(dagster_yaml(rendered(values("dev", {"objectStore": {"computeLogsUri": uri}}))))
-    # A pod's TMPDIR, which is taken if none is named, is as large as what a run may write; Dagster's home is not.
-    del own["config"]["local_dir"]
+    # A pod's TMPDIR is as large as what a run may write; Dagster's home is not.
+    own["config"]["local_dir"] = {"env": "TMPDIR"}
     assert chart["compute_logs"] == own
 
 

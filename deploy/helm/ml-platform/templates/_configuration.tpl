@@ -103,6 +103,7 @@ compute_logs:
   config:
     bucket: {{ $place._0 | quote }}
     prefix: {{ trimSuffix "/" $place._1 | quote }}
+    local_dir: {env: TMPDIR}
     upload_interval: 15
 {{- else -}}
 # A step's output is its pod's log: the cluster's log collector keeps it.
