@@ -7,6 +7,7 @@ home is read: the ports on which its links were made (:mod:`ml_platform.stores.i
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -43,6 +44,7 @@ KUBERNETES_REQUIRED: Mapping[str, str] = {
 }
 """Without what no Job can be made, with the fields of :class:`Kubernetes`."""
 
+_PREFIX = re.compile(r"s3://[a-z0-9][-a-z0-9.]+(/[^/\s?#]+)+/?")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
 
 
@@ -76,10 +78,11 @@ class Settings:
 
     ``landing`` and ``reports`` may be in object storage (``s3://bucket/prefix``): they are then UPaths, which have a
     path's methods. A landed file is taken for complete once it has not changed for ``landing_settle``.
-    ``dagster_storage_url``, ``feast_registry_url`` and ``redis_url`` are empty where the embedded stores are used. No
-    URL holds a password: libpq finds Postgres' (``PGSERVICEFILE``, ``PGPASSFILE``), Redis' is ``redis_password``.
-    ``storage_options`` are handed to deltalake as they are (object storage credentials). ``configured_ports`` names
-    the servers whose port the environment gives. ``dagster_yaml`` replaces the instance's own configuration.
+    ``dagster_storage_url``, ``feast_registry_url`` and ``redis_url`` are empty where the embedded stores are used, and
+    ``compute_logs_uri`` where the output of steps stays in the home. No URL holds a password: libpq finds Postgres'
+    (``PGSERVICEFILE``, ``PGPASSFILE``), Redis' is ``redis_password``. ``storage_options`` are handed to deltalake as
+    they are (object storage credentials). ``configured_ports`` names the servers whose port the environment gives.
+    ``dagster_yaml`` replaces the instance's own configuration.
     ``alert_*`` say where alerts go beside the log (empty: nowhere else). Secrets are shown by no repr.
     ``commit`` is that of the source, where no clone says it. ``keep_versions`` and ``keep_runs`` are how long, in wall
     time, tables' old versions and Dagster's and MLflow's old runs are kept that no registered version names.
@@ -101,6 +104,7 @@ class Settings:
     redis_password: str = field(repr=False)
     redis_ca_file: Path | None
     reports: Path
+    compute_logs_uri: str
     dagster_home: Path
     dagster_yaml: Path | None
     host: str
@@ -197,6 +201,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         redis_password=_secret("ML_PLATFORM_REDIS_PASSWORD", env),
         redis_ca_file=Path(redis_ca_file).resolve() if redis_ca_file else None,
         reports=place(env.get("ML_PLATFORM_REPORTS", str(home / "reports"))),
+        compute_logs_uri=_prefix("ML_PLATFORM_COMPUTE_LOGS_URI", env),
         dagster_home=home / "dagster",
         dagster_yaml=Path(dagster_yaml).resolve() if dagster_yaml else None,
         host=host,
@@ -282,10 +287,19 @@ def _redis(name: str, env: Mapping[str, str]) -> str:
     return url
 
 
+def _prefix(name: str, env: Mapping[str, str]) -> str:
+    """A prefix in object storage, without a slash at its end."""
+    uri = _without_password(name, env.get(name, ""))
+    if uri and not _PREFIX.fullmatch(uri):
+        raise ValueError(f"{name} must be s3://bucket/prefix or empty, not {uri!r}")
+    return uri.rstrip("/")
+
+
 _PASSWORDS: Mapping[str, str] = {
     "redis": "ML_PLATFORM_REDIS_PASSWORD or ML_PLATFORM_REDIS_PASSWORD_FILE",
     "postgresql": "a file that PGSERVICEFILE or PGPASSFILE names, or PGPASSWORD",
     "http": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "s3": "AWS_SECRET_ACCESS_KEY",
 }
 
 

@@ -15,6 +15,7 @@ from ml_platform.settings import load
         ("ML_PLATFORM_OPTUNA_URL", "postgresql+psycopg2://u:hunter2@db/optuna", "PGPASSFILE"),
         ("ML_PLATFORM_MLFLOW_TRACKING_URI", "https://u:hunter2@mlflow", "MLFLOW_TRACKING_PASSWORD"),
         ("ML_PLATFORM_REDIS_URL", "redis://:hunter2@cache:6379/0", "ML_PLATFORM_REDIS_PASSWORD"),
+        ("ML_PLATFORM_COMPUTE_LOGS_URI", "s3://key:hunter2@bucket/logs", "AWS_SECRET_ACCESS_KEY"),
     ],
 )
 def test_a_url_that_holds_a_password_is_refused_without_repeating_it(variable: str, url: str, named: str) -> None:
@@ -75,3 +76,21 @@ def test_places_are_folders_or_prefixes_in_object_storage(tmp_path: Path) -> Non
     config = load({"ML_PLATFORM_LANDING": "s3://bucket/landing", "ML_PLATFORM_REPORTS": str(tmp_path / "reports")})
     assert str(config.landing / "arrivals" / "2013-01-01.csv") == "s3://bucket/landing/arrivals/2013-01-01.csv"
     assert config.reports == tmp_path / "reports"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("", ""), ("s3://ml/logs", "s3://ml/logs"), ("s3://ml.example/a/b-c/", "s3://ml.example/a/b-c")],
+)
+def test_the_output_of_steps_stays_in_the_home_or_goes_under_a_prefix_of_a_bucket(value: str, found: str) -> None:
+    assert load({"ML_PLATFORM_COMPUTE_LOGS_URI": value}).compute_logs_uri == found
+    assert load({}).compute_logs_uri == ""
+
+
+@pytest.mark.parametrize(
+    "value", ["s3://", "s3:///logs", "s3://ml", "s3://ml/", "s3://ml//logs", "gs://ml/logs", "/logs", "s3://ml/a b"]
+)
+def test_output_of_steps_elsewhere_is_refused_with_what_is_allowed(value: str) -> None:
+    with pytest.raises(ValueError, match="ML_PLATFORM_COMPUTE_LOGS_URI must be s3://bucket/prefix or empty") as refused:
+        load({"ML_PLATFORM_COMPUTE_LOGS_URI": value})
+    assert repr(value) in str(refused.value)

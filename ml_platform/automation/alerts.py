@@ -143,7 +143,7 @@ def tick(context: dg.SensorEvaluationContext, datasets: Sequence[Dataset]) -> dg
     here, now = settings.load(), datetime.now(UTC)
     memory = Memory.read(context.cursor, now)
     lake = Lake.of(here)
-    outbox, found = Alerts(lake), sinks(here, context.log)
+    outbox, found = Alerts(lake), sinks(here, lambda: context.log)
     errors = {f"sink {name}": error for name, error in found.broken.items()}
     repository = context.repository_def
     if repository is None:

@@ -100,10 +100,12 @@ def forget_mlflow_runs(
 def forget_dagster_runs(
     instance: dg.DagsterInstance, models: ModelStore, before: datetime, *, dry_run: bool = False
 ) -> list[str]:
-    """Forget Dagster's runs that ended before a moment and that nothing needs; their ids."""
+    """Forget Dagster's runs that ended before a moment and that nothing needs, with their output; their ids."""
     forgotten = forgettable_runs(instance, before, named_runs(models))
     if not dry_run:
         for run_id in forgotten:
+            # Dagster would leave it, and nobody could find it any more.
+            instance.compute_log_manager.delete_logs(prefix=[run_id, "compute_logs"])
             instance.delete_run(run_id)
     return forgotten
 

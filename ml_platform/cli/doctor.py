@@ -254,7 +254,7 @@ def _alerts(config: Settings) -> Finding:
 
     from ml_platform.stores.alert_sinks import sinks
 
-    found = sinks(config, logging.getLogger(__name__))
+    found = sinks(config, logging.getLogger)
     if found.broken:
         return Finding(Verdict.FAILED, "; ".join(found.broken.values()), "set it right, or unset it")
     return Finding(Verdict.OK, "; ".join(sink.where for sink in found.ready))

@@ -59,15 +59,18 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class LogSink:
-    """The log of the process, or of the sensor's tick."""
+    """The log of the process, or of the sensor's tick, which is asked for when there is something to write.
 
-    logger: logging.Logger
+    Whoever asks a tick for its log has it stored, empty or not.
+    """
+
+    logger: Callable[[], logging.Logger]
     name: str = "log"
     where: str = "the log"
 
     def send(self, alert: Alert) -> None:
         """Write it as one entry."""
-        self.logger.log(_LEVELS[alert.severity], plain_text(alert))
+        self.logger().log(_LEVELS[alert.severity], plain_text(alert))
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ class Sinks:
     broken: Mapping[str, str]
 
 
-def sinks(settings: Settings, logger: logging.Logger) -> Sinks:
+def sinks(settings: Settings, logger: Callable[[], logging.Logger]) -> Sinks:
     """What these settings say; a sink that is configured wrongly leaves the others be."""
     ready: list[Sink] = [LogSink(logger)]
     broken: dict[str, str] = {}

@@ -55,6 +55,7 @@ def connections(settings: Settings) -> Iterator[Connection]:
         "ML_PLATFORM_LANDING": str(settings.landing),
         "ML_PLATFORM_REPORTS": str(settings.reports),
         "ML_PLATFORM_MLFLOW_ARTIFACTS_URI": settings.mlflow_artifacts_uri,
+        "ML_PLATFORM_COMPUTE_LOGS_URI": settings.compute_logs_uri,
     }
     for name, uri in places.items():
         if uri.startswith(("s3:", "s3a:")):

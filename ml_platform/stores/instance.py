@@ -24,6 +24,9 @@ _MAKE_STORAGE = (
     "import dagster as dg; i = dg.DagsterInstance.get(); i.run_storage, i.event_log_storage, i.schedule_storage"
 )
 _PORT_STEP, _PORT_TRIES = 10, 100
+_UPLOAD_SECONDS = 15
+"""How often the output of a step at work is written to object storage: what people see of it is no older."""
+
 _TEMPLATE = Path(__file__).with_name("dagster_home")
 _INSTANCE = "dagster.yaml"
 
@@ -75,12 +78,33 @@ def _configured(template: bytes, settings: Settings) -> bytes:
         )
     if settings.dagster_storage_url:
         sections["storage"] = {"postgres": {"postgres_url": settings.dagster_storage_url}}
+    if settings.compute_logs_uri:
+        sections["compute_logs"] = _compute_logs(settings)
     if not sections:
         return template
     note = (
         f"# From {_TEMPLATE.name}/{_INSTANCE} of the package, with what ML_PLATFORM_* says of: {', '.join(sections)}.\n"
     )
     return (note + yaml.safe_dump(yaml.safe_load(template) | sections, sort_keys=False)).encode()
+
+
+def _compute_logs(settings: Settings) -> dict[str, object]:
+    """Where the output of steps is kept that all machines are to see.
+
+    Endpoint, keys, region and authority are boto3's to find (``AWS_*``): what is written here would win over them.
+    """
+    bucket, _, prefix = settings.compute_logs_uri.removeprefix("s3://").partition("/")
+    return {
+        "module": "dagster_aws.s3",
+        "class": "S3ComputeLogManager",
+        "config": {
+            "bucket": bucket,
+            "prefix": prefix,
+            # Where a process gathers what it uploads, and keeps what it was asked for.
+            "local_dir": str(settings.dagster_home / "storage"),
+            "upload_interval": _UPLOAD_SECONDS,
+        },
+    }
 
 
 def settle_ports(settings: Settings) -> Settings:

@@ -132,6 +132,17 @@ def test_a_blocked_partition_is_told_once_and_told_again_only_when_it_is_blocked
     assert [each.state for each in watched.raised] == ["ended", "stands"]
 
 
+def test_a_tick_without_news_asks_for_no_log_that_would_be_stored_empty(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.tick()
+    asked: list[object] = []
+    monkeypatch.setattr(dg.SensorEvaluationContext, "log", property(lambda context: asked.append(context)))
+    watched.tick(2)
+    assert not asked
+    assert not watched.received
+
+
 def test_an_alert_on_a_partition_leads_to_the_run_that_found_it(watched: Watched) -> None:
     home = watched.home
     home.land(until=date(2013, 1, 3), awkward=Awkward(corrupt={("weather", "2013-01-01"): Fault.MISSING_COLUMN}))

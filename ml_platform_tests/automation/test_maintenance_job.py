@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from ml_platform import cli
 from ml_platform.automation.jobs import MAINTENANCE_JOB
 from ml_platform.automation.maintenance import (
+    forget_dagster_runs,
     forgettable_runs,
     maintenance_job,
     maintenance_schedule,
@@ -81,6 +83,24 @@ def test_a_run_is_forgotten_once_all_that_it_made_was_made_again(instance: dg.Da
     assert last is not None
     assert last.run_id == new_whole
     assert {run.run_id for run in instance.get_runs()} == {only_tuesday, newest_monday, new_whole}
+
+
+def test_a_forgotten_run_takes_its_output_with_it(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_platform.automation.maintenance.named_runs", lambda models: set())
+    old, new = made(instance, whole), made(instance, whole)
+
+    def output(run_id: str) -> set[str]:
+        return {path.name for path in Path(instance.storage_directory(), run_id, "compute_logs").glob("*.err")}
+
+    assert output(old)
+    assert output(new)
+    forget_dagster_runs(instance, Mock(), datetime.now(UTC), dry_run=True)
+    assert output(old)
+    assert forget_dagster_runs(instance, Mock(), datetime.now(UTC)) == [old]
+    assert not output(old)
+    assert output(new)
 
 
 def test_a_young_run_stays(instance: dg.DagsterInstance) -> None:

@@ -54,6 +54,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "MLflow by its database": ("dev", {"mlflow": {"trackingUri": "postgresql+psycopg2://ml@postgres:5432/mlflow"}}),
     "keys of the object store": ("production", {"objectStore": {"credentialsSecret": "keys"}}),
+    "output of steps in their pods' logs": ("production", {"objectStore": {"computeLogsUri": ""}}),
     "no password to Redis": ("dev", {"redis": {"passwordSecret": {"name": ""}}}),
     "everything that is optional": (
         "production",

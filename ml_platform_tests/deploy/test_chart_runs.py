@@ -1,6 +1,7 @@
 """The chart's dagster.yaml as Dagster takes it, on a real Postgres, and the pods that dagster-k8s makes of it."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import kubernetes_validate
 import psycopg2
 import pytest
 import yaml
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.tags import DOCKER_IMAGE_TAG
+from dagster_aws.s3 import S3ComputeLogManager
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import construct_dagster_k8s_job
 from dagster_k8s.launcher import K8sRunLauncher
 
+from ml_platform.settings import load
+from ml_platform.stores.instance import instance_files
 from ml_platform_tests.deploy.chart import CASES, IMAGE, NAMESPACE, RELEASE, Pod, dagster_yaml, rendered, values
 from ml_platform_tests.deploy.test_chart_renders import NEWEST
 from ml_platform_tests.deploy.test_chart_security import labels_of_runs, require_restricted
@@ -54,6 +59,7 @@ def instance(
     environment, changes = CASES[request.param]
     (tmp_path / "dagster.yaml").write_text(dagster_yaml(rendered(values(environment, changes))))
     monkeypatch.setenv("ML_PLATFORM_DAGSTER_STORAGE_URL", f"postgresql+psycopg2://postgres@/postgres?host={postgres}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     with dg.DagsterInstance.from_config(str(tmp_path)) as found:
         yield found
 
@@ -85,6 +91,12 @@ def test_a_run_is_restricted_bounded_and_knows_its_stores(instance: dg.DagsterIn
     assert pod.spec["serviceAccountName"] == f"{RELEASE}-run"
     assert container["image"] in (IMAGE, "ml-platform:1.0")
     assert {"configMapRef": {"name": f"{RELEASE}-settings"}} in container["envFrom"]
+    logs = instance.compute_log_manager
+    if isinstance(logs, S3ComputeLogManager):
+        local = logs.local_manager.get_captured_local_path(["run", "step"], "out")
+        assert local.startswith(os.environ["TMPDIR"])
+    else:
+        assert isinstance(logs, NoOpComputeLogManager)
     assert any(labels.items() <= pod.labels.items() for labels in labels_of_runs()), pod.labels
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     mounted = tuple(mount["mountPath"] for mount in container["volumeMounts"])
@@ -142,6 +154,21 @@ def test_it_agrees_with_the_platforms_own(case: str) -> None:
     chart = _leaves(yaml.safe_load(dagster_yaml(rendered(values(environment, changes)))))
     own = _leaves(yaml.safe_load(OWN.read_text()))
     assert chart == own
+
+
+@pytest.mark.parametrize("uri", ["s3://example-ml/compute-logs", "s3://ml/of/steps/"])
+def test_output_of_steps_goes_where_the_platforms_own_would_put_it(uri: str, tmp_path: Path) -> None:
+    given = {"ML_PLATFORM_HOME": str(tmp_path), "ML_PLATFORM_COMPUTE_LOGS_URI": uri}
+    own = yaml.safe_load(instance_files(load(given))["dagster.yaml"])["compute_logs"]
+    chart = yaml.safe_load(dagster_yaml(rendered(values("dev", {"objectStore": {"computeLogsUri": uri}}))))
+    # A pod's TMPDIR is as large as what a run may write; Dagster's home is not.
+    own["config"]["local_dir"] = {"env": "TMPDIR"}
+    assert chart["compute_logs"] == own
+
+
+def test_without_a_place_output_of_steps_is_in_their_pods_logs() -> None:
+    chart = yaml.safe_load(dagster_yaml(rendered(values("dev", {"objectStore": {"computeLogsUri": ""}}))))
+    assert chart["compute_logs"]["class"] == "NoOpComputeLogManager"
 
 
 def test_a_misspelt_section_would_be_found(

@@ -179,9 +179,9 @@ def test_no_secret_is_made_nor_written_down(release: list[dict[str, Any]]) -> No
             assert not any(map(_holds_a_password, container.get("args", ()))), pod.owner
 
 
-def test_a_component_holds_only_the_secrets_it_needs() -> None:
-    objects = rendered(values("production", {"objectStore": {"credentialsSecret": "keys"}}))
-    held = {
+def secrets_held(objects: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """By component, the Secrets that its pods mount or have in their environment."""
+    return {
         pod.component: pod.volume_sources("secret")
         | {
             source["secretRef"]["name"]
@@ -197,9 +197,13 @@ def test_a_component_holds_only_the_secrets_it_needs() -> None:
         }
         for pod in pods(objects)
     }
+
+
+def test_a_component_holds_only_the_secrets_it_needs() -> None:
+    held = secrets_held(rendered(values("production", {"objectStore": {"credentialsSecret": "keys"}})))
     postgres, redis, alerts = "ml-platform-postgres", "ml-platform-redis", "ml-platform-alerts"
     assert held == {
-        "web": {postgres},
+        "web": {postgres, "keys"},
         "daemon": {postgres},
         "code-location": {postgres, redis, "keys", alerts},
         "mlflow": {postgres, "keys"},
@@ -208,6 +212,19 @@ def test_a_component_holds_only_the_secrets_it_needs() -> None:
         "backup": {postgres, "keys"},
         "proxy": {"ml-platform-proxy"},
     }
+
+
+def test_the_web_server_reaches_the_object_store_only_to_read_output_of_steps() -> None:
+    def reaching(changes: dict[str, Any]) -> tuple[set[str], bool, bool]:
+        store = {"credentialsSecret": "keys", "serviceAccountAnnotations": {"role": "ml"}, **changes}
+        objects = rendered(values("production", {"objectStore": store}))
+        policy = of_kind(objects, "NetworkPolicy")[f"{RELEASE}-to-object-store"]["spec"]["podSelector"]
+        account = of_kind(objects, "ServiceAccount")[f"{RELEASE}-web"]["metadata"]
+        whom = policy["matchExpressions"][0]["values"]
+        return secrets_held(objects)["web"], "annotations" in account, "web" in whom
+
+    assert reaching({}) == ({"ml-platform-postgres", "keys"}, True, True)
+    assert reaching({"computeLogsUri": ""}) == ({"ml-platform-postgres"}, False, False)
 
 
 def test_secrets_are_mounted_so_that_rotation_reaches_them(release: list[dict[str, Any]]) -> None:
@@ -326,7 +343,7 @@ def test_the_way_out_is_narrow() -> None:
     assert whom["kubernetes-api"] == {"web", "daemon", *RUN_COMPONENTS}
     assert whom["redis"] == {"code-location", "task", *RUN_COMPONENTS}
     assert whom["issuer"] == {"proxy"}
-    assert "web" not in whom["object-store"]
+    assert "daemon" not in whom["object-store"]
 
 
 def test_a_server_is_never_taken_away_whole(release: list[dict[str, Any]]) -> None:

@@ -23,6 +23,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a password in Redis' address": ({"redis": {"url": "redis://:secret@redis:6379"}}, "/redis/url"),
     "plain http unasked": ({"objectStore": {"endpointUrl": "http://objects:8333"}}, "/objectStore/endpointUrl"),
     "a lake on a pod's disk": ({"objectStore": {"lakeUri": "/data"}}, "/objectStore/lakeUri"),
+    "output of steps in no place of its own": (
+        {"objectStore": {"computeLogsUri": "s3://example-ml"}},
+        "/objectStore/computeLogsUri",
+    ),
     "a secret among the settings": ({"settings": {"AWS_SECRET_ACCESS_KEY": "x"}}, "AWS_SECRET_ACCESS_KEY"),
     "a password among the settings": ({"settings": {"PGPASSWORD": "x"}}, "PGPASSWORD"),
     "a setting of another program": ({"settings": {"LD_PRELOAD": "x"}}, "LD_PRELOAD"),

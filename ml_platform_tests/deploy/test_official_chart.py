@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ml_platform_tests.deploy.chart import HELM
+from ml_platform_tests.deploy.chart import HELM, dagster_yaml, rendered, values
 from ml_platform_tests.deploy.test_chart_runs import OWN
 
 pytestmark = pytest.mark.deploy
@@ -59,6 +59,10 @@ def test_it_decides_as_our_chart_and_the_laptop_do(official: dict[str, Any]) -> 
     queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
     assert queue["dequeueIntervalSeconds"] == own["run_queue"]["dequeue_interval_seconds"]
     assert official["telemetry"] == {"enabled": False}
+    ours = yaml.safe_load(dagster_yaml(rendered(values("production"))))["compute_logs"]
+    logs = official["computeLogManager"]
+    assert logs["type"] == ours["class"]
+    assert _snake(logs["config"]["s3ComputeLogManager"]) == ours["config"] | {"local_dir": "/tmp"}
 
 
 def test_it_brings_no_store_and_no_secret_of_its_own(official: dict[str, Any]) -> None:
@@ -69,6 +73,9 @@ def test_it_brings_no_store_and_no_secret_of_its_own(official: dict[str, Any]) -
     assert "postgresqlPassword" not in official["postgresql"]
     assert official["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
     (deployment,) = official["dagster-user-deployments"]["deployments"]
+    web = official["dagsterWebserver"]
+    assert web["envSecrets"] == deployment["envSecrets"], "it could not read the output of steps"
+    assert web["envConfigMaps"] == deployment["envConfigMaps"]
     for variable in deployment["env"]:
         if re.search("PASSWORD|SECRET", variable["name"]):
             assert set(variable) == {"name", "valueFrom"}

@@ -103,6 +103,7 @@ def test_the_platform_takes_the_charts_settings(objects: list[dict[str, Any]], t
     assert settings.redis_password == "of-redis"
     assert settings.alert_webhook_url == "https://hooks.example.org/x"
     assert str(settings.landing) == "s3://example-ml/landing"
+    assert settings.compute_logs_uri == "s3://example-ml/compute-logs"
     assert settings.reports_url == "https://reports.example.org"
 
 

@@ -50,6 +50,7 @@ class SharedStores:
             "ML_PLATFORM_LAKE_URI": f"{self.bucket.url}/lake",
             "ML_PLATFORM_LANDING": f"{self.bucket.url}/landing",
             "ML_PLATFORM_REPORTS": f"{self.bucket.url}/reports",
+            "ML_PLATFORM_COMPUTE_LOGS_URI": f"{self.bucket.url}/compute-logs",
             "PGPASSFILE": str(self.postgres.passfile),
             **self.bucket.storage_options,
             **self._trusted(),

@@ -29,6 +29,7 @@ SETTINGS = {
     "ML_PLATFORM_LAKE_URI",
     "ML_PLATFORM_LANDING",
     "ML_PLATFORM_REPORTS",
+    "ML_PLATFORM_COMPUTE_LOGS_URI",
     "ML_PLATFORM_MLFLOW_ARTIFACTS_URI",
 }
 
@@ -52,6 +53,7 @@ def test_every_server_that_settings_name_is_checked_and_none_of_embedded_stores(
     assert found["ML_PLATFORM_DAGSTER_STORAGE_URL"] == "Postgres 18, no TLS"
     assert found["ML_PLATFORM_REDIS_URL"].startswith("Redis ")
     assert found["ML_PLATFORM_LAKE_URI"] == "may list, read, write and delete, commits are safe, no TLS"
+    assert found["ML_PLATFORM_COMPUTE_LOGS_URI"] == "may list, read, write and delete, no TLS"
     assert found["ML_PLATFORM_LANDING"] == "may list, no TLS"
     assert not list(connections(load({})))
 

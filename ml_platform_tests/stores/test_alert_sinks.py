@@ -181,7 +181,7 @@ def test_a_mail_server_that_is_not_there_is_a_failure_that_names_no_secret() -> 
 
 def test_the_log_has_the_alert_at_its_severity(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        LogSink(logging.getLogger("told")).send(ALERT)
+        LogSink(lambda: logging.getLogger("told")).send(ALERT)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert ALERT.kind.advice in record.message
@@ -194,7 +194,7 @@ def test_no_secret_is_in_a_repr() -> None:
         email_to="a@example.org",
         email_from="p@example.org",
     )
-    found = sinks(settings, logging.getLogger())
+    found = sinks(settings, logging.getLogger)
     assert [sink.name for sink in found.ready] == ["log", "webhook", "email"]
     assert "SECRET" not in repr(settings) + repr(found) + "".join(sink.where for sink in found.ready)
 
@@ -216,7 +216,7 @@ def test_no_secret_is_in_a_repr() -> None:
 )
 def test_a_sink_that_is_configured_wrongly_is_named_and_leaves_the_log_be(given: dict[str, str], error: str) -> None:
     addresses = {} if "webhook_url" in given else {"email_to": "a@example.org", "email_from": "p@example.org"}
-    found = sinks(configured(**{**addresses, **given}), logging.getLogger())
+    found = sinks(configured(**{**addresses, **given}), logging.getLogger)
     assert [sink.name for sink in found.ready] == ["log"]
     ((name, said),) = found.broken.items()
     assert said.startswith(error)

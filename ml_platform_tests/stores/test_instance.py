@@ -131,6 +131,37 @@ def test_dagster_reads_the_instance_as_meant(tmp_path: Path) -> None:
         assert concurrency.pool_config.default_pool_limit == 1
 
 
+def test_the_output_of_steps_goes_where_the_setting_says_and_all_else_is_boto3s_to_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+    from dagster_aws.s3 import S3ComputeLogManager
+
+    authority = tmp_path / "authority.pem"
+    authority.touch()
+    keys = {"AWS_ACCESS_KEY_ID": "a-key", "AWS_SECRET_ACCESS_KEY": "hunter2"}
+    around = {"AWS_ENDPOINT_URL": "https://objects.example:8333", "AWS_CA_BUNDLE": str(authority)}
+    for name, value in {**keys, **around}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    settings = prepare_dagster_home(of(tmp_path, ML_PLATFORM_COMPUTE_LOGS_URI="s3://ml/of/steps", **keys, **around))
+    text = (settings.dagster_home / "dagster.yaml").read_text()
+    assert not [value for value in {**keys, **around}.values() if value in text]
+    alone = yaml.safe_load(instance_files(of(tmp_path))["dagster.yaml"])
+    composed = yaml.safe_load(text)
+    assert "compute_logs" not in alone
+    assert {name: composed[name] for name in alone} == alone
+    with dg.DagsterInstance.get() as instance:
+        logs = instance.compute_log_manager
+        assert isinstance(logs, S3ComputeLogManager)
+        assert 10 <= logs.upload_interval <= 30
+        client = logs._s3_session
+        assert client.meta.endpoint_url == "https://objects.example:8333"
+        assert client._endpoint.http_session._verify == str(authority)
+        local = Path(logs.local_manager.get_captured_local_path(["run", "compute_logs", "step"], "out"))
+        assert local.is_relative_to(settings.dagster_home)
+
+
 def test_the_shipped_files_are_those_of_the_project() -> None:
     shipped = instance_files(load({}))
     assert (PROJECT_ROOT / "deploy" / "dagster" / "dagster.yaml").read_bytes() == shipped["dagster.yaml"]

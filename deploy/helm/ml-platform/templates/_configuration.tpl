@@ -31,6 +31,7 @@ postgresql+psycopg2://{{ with .user }}{{ . }}@{{ end }}{{ .host }}:{{ .port }}/{
   "ML_PLATFORM_LANDING" $objects.landingUri
   "ML_PLATFORM_REPORTS" $objects.reportsUri
   "AWS_REGION" $objects.region
+  "AWS_DEFAULT_REGION" $objects.region
   "HOME" "/var/lib/ml-platform"
   "TMPDIR" "/tmp"
   "DO_NOT_TRACK" "1"
@@ -42,6 +43,9 @@ postgresql+psycopg2://{{ with .user }}{{ . }}@{{ end }}{{ .host }}:{{ .port }}/{
 {{- if $objects.endpointUrl -}}
 {{- $_ := set $own "AWS_ENDPOINT_URL" $objects.endpointUrl -}}
 {{- $_ := set $own "MLFLOW_S3_ENDPOINT_URL" $objects.endpointUrl -}}
+{{- end -}}
+{{- with $objects.computeLogsUri -}}
+{{- $_ := set $own "ML_PLATFORM_COMPUTE_LOGS_URI" . -}}
 {{- end -}}
 {{- if $objects.allowHttp -}}
 {{- $_ := set $own "AWS_ALLOW_HTTP" "true" -}}
@@ -89,10 +93,24 @@ storage:
   postgres:
     postgres_url: {env: ML_PLATFORM_DAGSTER_STORAGE_URL}
 
+{{ if .Values.objectStore.computeLogsUri -}}
+{{- $place := splitn "/" 2 (trimPrefix "s3://" .Values.objectStore.computeLogsUri) -}}
+# A step writes its output there as it goes, and the web server reads it; both by way of TMPDIR, which is as large as what a run may
+# write. Keys, endpoint and region come by AWS_*.
+compute_logs:
+  module: dagster_aws.s3
+  class: S3ComputeLogManager
+  config:
+    bucket: {{ $place._0 | quote }}
+    prefix: {{ trimSuffix "/" $place._1 | quote }}
+    local_dir: {env: TMPDIR}
+    upload_interval: 15
+{{- else -}}
 # A step's output is its pod's log: the cluster's log collector keeps it.
 compute_logs:
   module: dagster._core.storage.noop_compute_log_manager
   class: NoOpComputeLogManager
+{{- end }}
 
 telemetry:
   enabled: false

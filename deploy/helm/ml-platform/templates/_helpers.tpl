@@ -56,10 +56,10 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Which secrets a component needs; it gets no others. */}}
+{{/* Which secrets a component needs; it gets no others. The web server reads the output of steps where that is in object storage. */}}
 {{- define "ml-platform.needs" -}}
 {{- $needs := dict
-  "web" (list "postgres")
+  "web" (ternary (list "postgres" "objects") (list "postgres") (not (empty .root.Values.objectStore.computeLogsUri)))
   "daemon" (list "postgres")
   "code-location" (list "postgres" "redis" "objects" "alerts")
   "mlflow" (list "postgres" "objects")
@@ -68,19 +68,19 @@ capabilities: {drop: [ALL]}
   "backup" (list "postgres" "objects")
   "task" (list "postgres" "redis" "objects" "alerts")
 -}}
-{{- get $needs . | join " " -}}
+{{- get $needs .component | join " " -}}
 {{- end -}}
 
 {{- define "ml-platform.env-from" -}}
 - configMapRef: {name: {{ .root.Release.Name }}-settings}
-{{- if and (has "objects" (splitList " " (include "ml-platform.needs" .component))) .root.Values.objectStore.credentialsSecret }}
+{{- if and (has "objects" (splitList " " (include "ml-platform.needs" .))) .root.Values.objectStore.credentialsSecret }}
 - secretRef: {name: {{ .root.Values.objectStore.credentialsSecret }}}
 {{- end }}
 {{- end -}}
 
 {{/* Secrets and authorities are mounted as folders: a file mounted by subPath would not follow its rotation. */}}
 {{- define "ml-platform.volume-mounts" -}}
-{{- $needs := splitList " " (include "ml-platform.needs" .component) -}}
+{{- $needs := splitList " " (include "ml-platform.needs" .) -}}
 {{- $values := .root.Values -}}
 - {name: home, mountPath: /var/lib/ml-platform}
 - {name: dagster-home, mountPath: /var/lib/ml-platform/dagster}
@@ -112,7 +112,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 
 {{- define "ml-platform.volumes" -}}
-{{- $needs := splitList " " (include "ml-platform.needs" .component) -}}
+{{- $needs := splitList " " (include "ml-platform.needs" .) -}}
 {{- $values := .root.Values -}}
 {{- $release := .root.Release.Name -}}
 - {name: home, emptyDir: {sizeLimit: {{ .homeSizeLimit | default "2Gi" }}}}
@@ -160,7 +160,7 @@ capabilities: {drop: [ALL]}
 
 {{/* The addresses of secrets' files are set where the files are mounted: elsewhere reading them would fail. */}}
 {{- define "ml-platform.secret-files" -}}
-{{- $needs := splitList " " (include "ml-platform.needs" .component) -}}
+{{- $needs := splitList " " (include "ml-platform.needs" .) -}}
 {{- $values := .root.Values -}}
 {{- if has "postgres" $needs }}
 PGSERVICE: {{ $values.postgres.service }}
