@@ -107,11 +107,12 @@ def _apply(contents: "RepoContents", repo: Path, yaml: Path, state: str) -> None
         store = FeatureStore(repo_path=str(repo), fs_yaml_file=yaml)
         if not contents.projects:
             contents.projects.append(Project(name=store.project))
-        for project in contents.projects:
-            project.tags = {**project.tags, _STATE_TAG: state}
+        declared = [dict(project.tags) for project in contents.projects]
         with _alone(store):
             if applied_state(store) == state:
                 return
+            for project, tags in zip(contents.projects, declared, strict=True):
+                project.tags = {**tags, _STATE_TAG: ""}
             try:
                 apply_total_with_repo_instance(
                     store, store.project, store.registry, contents, skip_source_validation=True
@@ -121,6 +122,10 @@ def _apply(contents: "RepoContents", repo: Path, yaml: Path, state: str) -> None
                 store.list_feature_views()
             except UserWarning as warning:
                 raise FeatureRepoError(str(warning)) from None
+            # A registry in a database takes one object after the other: whoever reads the state finds all of them.
+            for project, tags in zip(contents.projects, declared, strict=True):
+                project.tags = {**tags, _STATE_TAG: state}
+                store.registry.apply_project(project)
 
 
 def _require_entities(contents: "RepoContents") -> None:

@@ -14,8 +14,17 @@ from ml_platform_tests.servers.shared import SharedStores
 START_TIMEOUT_SECONDS = 90
 """Of a run; a loaded machine of two cores needs a quarter of it."""
 
-_NEXT_TO = "ml-platform-"
-"""How the Secrets of the values for development begin."""
+PLACES: Mapping[str, str] = {
+    "lake": "lake",
+    "landing": "landing",
+    "reports": "reports",
+    "artifacts": "mlflow",
+    "computeLogs": "compute-logs",
+}
+"""What the platform keeps in the bucket, by the chart's name for it."""
+
+_SECRETS = "ml-platform-"
+"""How their names begin in the values for development."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,9 @@ class Credentials:
     def secrets(self) -> dict[str, dict[str, str]]:
         """The Secrets, as the runbooks make them."""
         return {
-            f"{_NEXT_TO}postgres": {"pg_service.conf": self.service},
-            f"{_NEXT_TO}redis": {"password": self.redis},
-            f"{_NEXT_TO}objects": {"AWS_ACCESS_KEY_ID": self.key_id, "AWS_SECRET_ACCESS_KEY": self.key},
+            f"{_SECRETS}postgres": {"pg_service.conf": self.service},
+            f"{_SECRETS}redis": {"password": self.redis},
+            f"{_SECRETS}objects": {"AWS_ACCESS_KEY_ID": self.key_id, "AWS_SECRET_ACCESS_KEY": self.key},
         }
 
     @property
@@ -90,11 +99,7 @@ def release(stores: SharedStores, settings: Mapping[str, str], *, days_per_run: 
         "postgres": {"host": "127.0.0.1", "port": stores.postgres.port},
         "redis": {"url": stores.redis.url},
         "objectStore": {
-            **{
-                f"{name}Uri": f"{stores.bucket.url}/{place}"
-                for name, place in (("lake", "lake"), ("landing", "landing"), ("reports", "reports"))
-            },
-            "artifactsUri": f"{stores.bucket.url}/mlflow",
+            **{f"{name}Uri": f"{stores.bucket.url}/{place}" for name, place in PLACES.items()},
             "endpointUrl": stores.bucket.endpoint,
         },
         "mlflow": {"trackingUri": f"postgresql+psycopg2://127.0.0.1:{stores.postgres.port}/mlflow"},
@@ -123,7 +128,7 @@ def outside(release: Release, credentials: Credentials, folder: Path) -> dict[st
         **{name: str(file) for name, file in files.items()},
         "PGSERVICE": "ml_platform",
         "PGSSLMODE": "disable",
-        **credentials.secrets[f"{_NEXT_TO}objects"],
+        **credentials.secrets[f"{_SECRETS}objects"],
     }
 
 

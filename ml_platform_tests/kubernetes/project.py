@@ -50,6 +50,7 @@ def wait_until_told(context: dg.OpExecutionContext) -> None:
     end = time.monotonic() + 200
     while not (TOLD / "go").exists() and time.monotonic() < end:
         time.sleep(0.1)
+    print("it was told to go on")
 
 
 @dg.op(out=dg.Out(dg.Nothing))

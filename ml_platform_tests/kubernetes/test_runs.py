@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -38,6 +39,21 @@ def test_steps_and_runs_are_jobs_and_no_secret_is_in_what_is_posted(platform: Pl
     written = [*platform.cluster.posted, *logs, platform.said(run_id), str(platform.instance.get_run_by_id(run_id))]
     assert not [text for text in written for word in platform.credentials.words if word in text]
     assert type(platform.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+
+
+def test_what_a_step_prints_is_found_by_its_run(platform: Platform) -> None:
+    (platform.told / "go").touch()
+    run_id = platform.launch("waiting")
+    assert platform.end_of(run_id).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
+    captured = platform.instance.all_logs(run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED)
+    [key] = [data.file_key for data in (_captured(entry) for entry in captured) if "waits" in (data.step_keys or ())]
+    found = platform.instance.compute_log_manager.get_log_data([run_id, "compute_logs", key])
+    assert found.stdout == b"it was told to go on\n"
+
+
+def _captured(entry: dg.EventLogEntry) -> Any:
+    assert entry.dagster_event is not None
+    return entry.dagster_event.event_specific_data
 
 
 def test_a_terminated_run_is_cancelled_and_leaves_no_process(platform: Platform) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ml_platform.core.feature_manifest import EVENT_TIME, ColumnSpec, FeatureMan
 from ml_platform.settings import PROJECT_ROOT, Settings
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.repo_reader import FeatureRepoError
+from ml_platform.stores.repo_reader import FeatureRepoError, applied_state
 
 REPO = PROJECT_ROOT / "feature_repo"
 SERVICE = "flight_delay_v1"
@@ -326,6 +327,27 @@ def feast(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Feast's own command line on the copied repository."""
     command = [str(Path(sys.executable).with_name("feast")), "-c", "feature_repo", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+DIES_IN_THE_MIDDLE = """
+import os, sys
+from feast.infra.registry.sql import SqlRegistry
+from ml_platform.stores import repo_reader
+SqlRegistry.apply_feature_service = lambda *_, **__: os._exit(9)
+sys.exit(repo_reader.main(sys.argv[1:]))
+"""
+
+
+def test_a_registry_in_a_database_is_taken_for_applied_only_when_all_is_in_it(tmp_path: Path) -> None:
+    """It takes one object after the other: another process may look, or the first one die, in between."""
+    registry = f"sqlite:///{tmp_path / 'registry.sqlite'}"
+    client = FeatureClient(replace(settings_of(tmp_path / "home"), feast_registry_url=registry))
+    asked = ["apply", str(REPO), str(client._config_file), str(tmp_path / "manifest.json"), client._state()]
+    died = subprocess.run([sys.executable, "-c", DIES_IN_THE_MIDDLE, *asked], capture_output=True, check=False)
+    assert died.returncode == 9, died.stderr
+    store = client._store({})
+    assert store.get_feature_service(SERVICE).name == SERVICE
+    assert applied_state(store) == client._state()
 
 
 def test_feast_by_itself_applies_materializes_and_serves(tmp_path: Path, manifest: FeatureManifest) -> None:
