@@ -28,7 +28,7 @@ STALE_SOON = ("cooldown: 2d, stale_after: 7d", "cooldown: 2d, stale_after: 3d")
 """A change of the project: its model is trained again for its age after some days."""
 
 METERS = Path(__file__).parents[1] / "second_data_set"
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 LOCATION = """
 from pathlib import Path
 import dagster as dg

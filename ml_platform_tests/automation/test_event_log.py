@@ -86,7 +86,7 @@ def test_a_follower_in_another_instance_sees_events_while_the_run_goes_on(home: 
     @dg.op
     def waits(context: dg.OpExecutionContext) -> None:
         context.log.info("half way")
-        run_ends.wait(30)
+        run_ends.wait(120)
 
     @dg.job
     def long() -> None:
@@ -102,7 +102,7 @@ def test_a_follower_in_another_instance_sees_events_while_the_run_goes_on(home: 
         execution = threading.Thread(target=long.execute_in_process, kwargs={"instance": instance, "run_id": run_id})
         execution.start()
         try:
-            assert seen.wait(20)
+            assert seen.wait(120)
         finally:
             run_ends.set()
             execution.join()

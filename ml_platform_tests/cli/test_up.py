@@ -76,7 +76,7 @@ def served(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, read_until(process, "Ctrl-C stops everything")
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
 
 
 def test_every_printed_link_answers(served: tuple[subprocess.Popen[str], str], home: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_daemon_is_at_work(served: tuple[subprocess.Popen[str], str], home: 
 
 def test_the_same_home_is_not_served_twice(served: tuple[subprocess.Popen[str], str], home: Path) -> None:
     second = start(home)
-    _, error = second.communicate(timeout=60)
+    _, error = second.communicate(timeout=300)
     assert second.returncode == 2
     assert f"is served already by process {served[0].pid}" in error
     assert "\n" not in error.strip()
@@ -112,7 +112,7 @@ def test_a_server_that_dies_ends_the_others_and_is_named_with_its_log(
         check=True,
     ).stdout.split()
     os.kill(int(reports), signal.SIGKILL)
-    _, error = process.communicate(timeout=90)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Reports was ended by SIGKILL" in error
     assert "reports.log" in error
@@ -125,7 +125,7 @@ def test_a_signal_stops_everything_cleanly(home: Path, kind: signal.Signals) -> 
     process = start(home)
     read_until(process, "Ctrl-C stops everything")
     process.send_signal(kind)
-    out, error = process.communicate(timeout=90)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert "Stopped." in out
     assert left_over(home) == []
@@ -136,7 +136,7 @@ def test_a_signal_during_the_start_stops_everything_too(home: Path) -> None:
     read_until(process, "Starting in")
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=90)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert "Stopped." in out
     assert left_over(home) == []
@@ -148,7 +148,7 @@ def test_a_taken_port_is_named_with_the_setting_that_changes_it(home: Path) -> N
         other.listen()
         port = other.getsockname()[1]
         process = start(home, ML_PLATFORM_REPORTS_PORT=str(port))
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=300)
     assert process.returncode == 2
     assert f"port {port} for the Reports is taken" in error
     assert "ML_PLATFORM_REPORTS_PORT" in error

@@ -24,7 +24,7 @@ from ml_platform_tests.core.study_worker import PULSE
 
 TRAIN = parcels(1200)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.deploy)])

@@ -198,7 +198,7 @@ def _psql(postgres: Path, script: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _until(true: Callable[[], bool], within: float = 30) -> None:
+def _until(true: Callable[[], bool], within: float = 180) -> None:
     end = time.monotonic() + within
     while not true():
         assert time.monotonic() < end, "it never came true"

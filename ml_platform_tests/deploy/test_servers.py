@@ -21,7 +21,7 @@ from ml_platform_tests.deploy.chart import RELEASE, of_kind, rendered, values
 
 pytestmark = pytest.mark.deploy
 
-READY_WITHIN_SECONDS = 120
+READY_WITHIN_SECONDS = 300
 MOUNTS = {"postgres": "/var/run/secrets/ml-platform/postgres", "home": "/var/lib/ml-platform"}
 
 

@@ -59,6 +59,21 @@ class Platform:
         self.credentials = new
         self.daemon.restart(self.environment)
 
+    @contextmanager
+    def with_runs_that_start_within(self, seconds: int) -> Iterator[None]:
+        """The daemon gives a run up that takes longer to start."""
+        file = Path(self.environment["DAGSTER_HOME"]) / "dagster.yaml"
+        before = file.read_text()
+        changed = yaml.safe_load(before)
+        changed["run_monitoring"]["start_timeout_seconds"] = seconds
+        file.write_text(yaml.safe_dump(changed))
+        self.daemon.restart(self.environment)
+        try:
+            yield
+        finally:
+            file.write_text(before)
+            self.daemon.restart(self.environment)
+
     def launch(
         self, job: str, assets: Sequence[dg.AssetKey] | None = None, tags: Mapping[str, str] | None = None
     ) -> str:
@@ -81,7 +96,7 @@ class Platform:
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
 
-    def end_of(self, run_id: str, seconds: float = 120) -> dg.DagsterRun:
+    def end_of(self, run_id: str, seconds: float = 600) -> dg.DagsterRun:
         """The run when it has ended."""
         return self.until("the run's end", lambda: self._ended(run_id), seconds, run_id)
 
@@ -89,7 +104,7 @@ class Platform:
         run = self.instance.get_run_by_id(run_id)
         return run if run is not None and run.status in FINISHED else None
 
-    def begun(self, run_id: str, step: str, attempt: int = 0, seconds: float = 90) -> Job:
+    def begun(self, run_id: str, step: str, attempt: int = 0, seconds: float = 300) -> Job:
         """The Job of a step that waits to be told, once it does."""
         self.until("the step's beginning", lambda: (self.told / f"{step}.{attempt}").exists(), seconds, run_id)
         return self.cluster.jobs_of(run_id, step)[-1]

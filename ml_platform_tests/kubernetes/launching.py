@@ -11,9 +11,6 @@ from ml_platform_tests.deploy import chart
 from ml_platform_tests.kubernetes.cluster import Cluster
 from ml_platform_tests.servers.shared import SharedStores
 
-START_TIMEOUT_SECONDS = 90
-"""Of a run; a loaded machine of two cores needs a quarter of it."""
-
 PLACES: Mapping[str, str] = {
     "lake": "lake",
     "landing": "landing",
@@ -83,7 +80,7 @@ class Release:
         """
         own = yaml.safe_load(self.dagster_yaml)
         own["run_launcher"]["config"] |= {"load_incluster_config": False, "kubeconfig_file": str(cluster.kubeconfig)}
-        own["run_monitoring"] |= {"poll_interval_seconds": 2, "start_timeout_seconds": START_TIMEOUT_SECONDS}
+        own["run_monitoring"]["poll_interval_seconds"] = 2
         text = yaml.safe_dump(own)
         for name, content in self.config_maps.items():
             cluster.config_maps[name] = {**content, "dagster.yaml": text} if "dagster.yaml" in content else content

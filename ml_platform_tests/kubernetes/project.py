@@ -47,7 +47,7 @@ TOLD = Path(os.environ["TEST_TOLD"])
 def wait_until_told(context: dg.OpExecutionContext) -> None:
     begun = TOLD / f"{context.op_handle.name}.{context.retry_number}"
     begun.write_text(str(os.getpid()))
-    end = time.monotonic() + 200
+    end = time.monotonic() + 600
     while not (TOLD / "go").exists() and time.monotonic() < end:
         time.sleep(0.1)
     print("it was told to go on")

@@ -19,7 +19,7 @@ from ml_platform_tests.kubernetes.cluster import Job
 from ml_platform_tests.kubernetes.conftest import Platform
 from ml_platform_tests.kubernetes.project import TRIALS
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
 MODEL = "flight_delay"
 FIRST, LAST = "2012-12-31", "2013-01-20"
@@ -62,17 +62,17 @@ def made(platform: Platform) -> Made:
     keys = [node.asset_key for node in repository.get_asset_node_snaps()]
     selected = [key for key in keys if key.path[0] in ("raw", "features", "online_features", MODEL)]
     run_id = platform.launch("nyc_flights_loop", selected, range_tags(FIRST, LAST))
-    platform.until("the workers", lambda: len(_workers(platform, run_id)) == 2, 400, run_id)
+    platform.until("the workers", lambda: len(_workers(platform, run_id)) == 2, 900, run_id)
     jobs = _workers(platform, run_id)
     # The first to be in a trial waits there until the other is in one too.
-    first = platform.until("a trial", lambda: next(filter(partial(_caught, platform, jobs), jobs), None), 200, run_id)
+    first = platform.until("a trial", lambda: next(filter(partial(_caught, platform, jobs), jobs), None), 400, run_id)
     victim = next(name for name in jobs if name != first)
     platform.until("the other's trial", lambda: _caught(platform, jobs, victim), 50, run_id)
     number = running_trial_of(platform, victim)
     platform.cluster.kill(jobs[victim])
     platform.cluster.go_on(jobs[first])
     assert number is not None
-    run = platform.end_of(run_id, 500)
+    run = platform.end_of(run_id, 900)
     return Made(run_id, run, f"{MODEL}__tuned_model.{victim}", number, trials_of(platform, MODEL))
 
 

@@ -10,7 +10,7 @@ from ml_platform.defs.nyc_flights.replay import replay
 from ml_platform.settings import load
 from ml_platform_tests.kubernetes.conftest import Platform, admit, shut_out
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
 FIRST = "2012-12-31"
 
@@ -22,7 +22,7 @@ def begun(platform: Platform, day: str) -> str:
     keys = [node.asset_key for node in repository.get_asset_node_snaps()]
     selected = [key for key in keys if key.path[0] in ("raw", "features", "online_features")]
     run_id = platform.launch("nyc_flights_loop", selected, range_tags(FIRST, day))
-    platform.until("a step", lambda: len(platform.cluster.jobs_of(run_id)) > 1, 120, run_id)
+    platform.until("a step", lambda: len(platform.cluster.jobs_of(run_id)) > 1, 300, run_id)
     return run_id
 
 
@@ -34,7 +34,7 @@ def test_a_run_ends_well_while_all_that_opens_the_stores_is_replaced(
     run_id = begun(platform, "2013-01-21")
     new = admit(platform.stores, "b")
     platform.rotate(new)
-    assert platform.end_of(run_id, 400).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
+    assert platform.end_of(run_id).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
     shown = {job.pod.environment["AWS_ACCESS_KEY_ID"] for job in platform.cluster.jobs_of(run_id)}
     assert shown == {old.key_id, new.key_id}, "its steps came before and after"
 
@@ -45,7 +45,7 @@ def test_a_run_ends_well_while_all_that_opens_the_stores_is_replaced(
             monkeypatch.setenv(name, value)
     list(replay(load().landing, until="2013-01-23"))
     later = begun(platform, "2013-01-22")
-    assert platform.end_of(later, 400).status is dg.DagsterRunStatus.SUCCESS, platform.story(later)
+    assert platform.end_of(later).status is dg.DagsterRunStatus.SUCCESS, platform.story(later)
     assert {job.pod.environment["AWS_ACCESS_KEY_ID"] for job in platform.cluster.jobs_of(later)} == {new.key_id}
     assert "2013-01-22" in platform.instance.get_materialized_partitions(dg.AssetKey(["raw", "arrivals"]))
     logs = [job.pod.log.read_text() for run in (run_id, later) for job in platform.cluster.jobs_of(run)]

@@ -11,7 +11,7 @@ from ml_platform.settings import load
 from ml_platform.stores.lake import Lake
 from ml_platform_tests.kubernetes.conftest import DAYS_PER_RUN, Platform
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
 KEY = dg.AssetKey(["raw", "schedule"])
 DAYS = [f"2013-01-{day:02}" for day in range(1, 15)]
@@ -20,7 +20,7 @@ DAYS = [f"2013-01-{day:02}" for day in range(1, 15)]
 def test_a_backfill_fans_out(platform: Platform) -> None:
     # What other tests left to be tried again takes its turn in the queue first.
     unfinished = dg.RunsFilter(statuses=[*UNFINISHED])
-    platform.until("the end of other runs", lambda: not platform.instance.get_runs(unfinished, limit=1), 120, "")
+    platform.until("the end of other runs", lambda: not platform.instance.get_runs(unfinished, limit=1), 600, "")
     params = {"assetSelection": [{"path": KEY.path}], "partitionNames": DAYS}
     answer = execute_dagster_graphql(
         platform.workspace.create_request_context(),
@@ -34,7 +34,7 @@ def test_a_backfill_fans_out(platform: Platform) -> None:
         found = platform.instance.get_backfill(backfill)
         return found is not None and found.status not in (BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING)
 
-    platform.until("the backfill's end", ended, 300, "")
+    platform.until("the backfill's end", ended, 900, "")
     found = platform.instance.get_backfill(backfill)
     assert found is not None
     assert found.status is BulkActionStatus.COMPLETED_SUCCESS

@@ -34,7 +34,7 @@ def data_files(folder: Path) -> set[Path]:
     return {path for path in (folder / TABLE).rglob("*.parquet*") if "_delta_log" not in path.parts}
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
     """Wait for something to be seen while the process lives."""
     end = time.monotonic() + seconds
     while not condition():

@@ -15,7 +15,7 @@ from typing import Any
 from ml_platform_tests.servers.certificates import Certificates
 
 _KEY, _SECRET, _BUCKET = "tests", "of-the-tests", "tests"
-_READY_WITHIN_SECONDS = 60
+_READY_WITHIN_SECONDS = 180
 _WEED = Path(sys.executable).with_name("weed")
 
 

@@ -21,7 +21,7 @@ USER = "platform"
 _ACCOUNT = "nobody"
 """Whose process it is where tests run as root, which Postgres refuses."""
 
-_READY_WITHIN_SECONDS = 60
+_READY_WITHIN_SECONDS = 180
 
 
 @dataclass

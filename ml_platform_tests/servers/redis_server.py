@@ -16,7 +16,7 @@ import pytest
 from ml_platform_tests.servers.certificates import Certificates
 from ml_platform_tests.servers.postgres import free_port
 
-_READY_WITHIN_SECONDS = 30
+_READY_WITHIN_SECONDS = 180
 
 
 @dataclass

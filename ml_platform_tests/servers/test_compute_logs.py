@@ -28,7 +28,7 @@ from ml_platform_tests.servers.talkative import GO_ON
 
 pytestmark = pytest.mark.deploy
 
-WITHIN_SECONDS = 120
+WITHIN_SECONDS = 300
 OUTPUT = """
 query($run: ID!, $key: [String!]!) {
   capturedLogs(logKey: $key) { stdout stderr }

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.deploy
 
 MODELS = ("delay_minutes", "flight_delay")
 _DOWN_SECONDS = 5
-_RUN_SECONDS = 600
+_RUN_SECONDS = 1200
 
 
 @pytest.fixture(scope="module")

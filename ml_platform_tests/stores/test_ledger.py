@@ -142,7 +142,7 @@ def test_of_processes_that_promote_at_once_exactly_one_wins_each_race(tmp_path: 
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    outputs = [racer.communicate(timeout=120)[0].split("\n")[:-1] for racer in racers]
+    outputs = [racer.communicate(timeout=300)[0].split("\n")[:-1] for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0]
     ledger = Ledger(Lake(uri))
     for number in range(rounds):

@@ -195,7 +195,7 @@ def test_of_two_processes_that_promote_at_once_one_wins_and_the_alias_is_its(sto
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    answers = [racer.communicate(timeout=120)[0] for racer in racers]
+    answers = [racer.communicate(timeout=300)[0] for racer in racers]
     assert sorted(answers) == ["lost", "won"]
     winner = answers.index("won") + 1
     assert alias(store, "raced") == winner
