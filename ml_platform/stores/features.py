@@ -20,6 +20,7 @@ import yaml
 
 from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ViewSpec
 from ml_platform.settings import Settings, prepare_environment
+from ml_platform.stores.files import write_whole
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.repo_reader import FeatureRepoError
 
@@ -279,13 +280,12 @@ class FeatureClient:
         config["offline_store"]["lake"] = self._settings.lake_uri
         path = home / "feature_store.yaml"
         text = yaml.safe_dump(config, sort_keys=False)
-        if path.is_file() and yaml.safe_load(path.read_text())["registry"]["path"] != config["registry"]["path"]:
+        before = path.read_text() if path.is_file() else ""
+        if before and yaml.safe_load(before)["registry"]["path"] != config["registry"]["path"]:
             # A copy of a home, or one that moved: its registry names the old place, whose tables Feast would drop.
             (home / "registry.db").unlink(missing_ok=True)
-        if not path.is_file() or path.read_text() != text:
-            home.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            path.chmod(0o600)
+        if before != text:
+            write_whole(path, text.encode(), mode=0o600)
         return path
 
     def _fingerprint(self) -> str:
@@ -328,7 +328,7 @@ class FeatureClient:
             from feast import FeatureStore
             from feast.repo_config import load_repo_config
 
-            from ml_platform.stores.repo_reader import applied_state
+            from ml_platform.stores.repo_reader import alone, applied_state
 
             config = load_repo_config(self._settings.feature_repo, self._config_file)
             # Whatever the file says, features are read where the platform writes them.
@@ -337,9 +337,12 @@ class FeatureClient:
             config.offline_store.versions = dict(versions)
             store = FeatureStore(config=config)
         # What this home remembers of a shared registry may not be so any more: it says itself.
-        if self._settings.feast_registry_url and applied_state(store) != self._state():
-            self._read_repo("apply", self._manifest_file(self._fingerprint()))
-            store.refresh_registry()
+        if self._settings.feast_registry_url:
+            with alone(store):  # the first to look makes its tables
+                applied = applied_state(store)
+            if applied != self._state():
+                self._read_repo("apply", self._manifest_file(self._fingerprint()))
+                store.refresh_registry()
         return store
 
     def _newest(self, view: ViewSpec, table: str, as_of: datetime | None) -> pl.DataFrame:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path, PurePath
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write so that a reader sees the old file or the new one, never a part; folders are made.
 
     On a disk it is written beside its place under a hidden name that ends in ``.tmp`` and then moved there. Object
@@ -19,7 +19,7 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        Path(draft).chmod(0o644)
+        Path(draft).chmod(mode)
         Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)

@@ -6,7 +6,6 @@ read the day waits until the file is right. Files whose bytes and contract are w
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -18,7 +17,7 @@ from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores.catalog import WHOLE, PartitionState
 from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status, day_bounds
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.landing import LandedFile, Landing
+from ml_platform.stores.landing import LandedFile, Landing, fingerprint_of
 
 
 def raw_table(spec: TableSpec) -> str:
@@ -33,9 +32,12 @@ def quarantine_table(spec: TableSpec) -> str:
 
 def identities(landing: Landing, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:
     """What each landed raw partition (of these, if given) is made from: its files' bytes and the contract."""
+    return {name: _identity(spec, known) for name, known in landing.fingerprints(spec, partitions).items()}
+
+
+def _identity(spec: TableSpec, fingerprint: str) -> str:
     # By the one an alert is raised, by the other a pod is sized; no row is judged by either.
-    contract = spec.model_dump_json(exclude={"quarantine_limit", "resources"})
-    return {partition: digest(files, contract) for partition, files in landing.fingerprints(spec, partitions).items()}
+    return digest(fingerprint, spec.model_dump_json(exclude={"quarantine_limit", "resources"}))
 
 
 def stale_partitions(lake: Lake, table: str, landed: Mapping[str, str]) -> list[str]:
@@ -52,8 +54,9 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
     table = raw_table(spec)
     time.sleep(landing.settles_in([spec]).total_seconds())
     before = lake.partitions(table)
-    files = replace(landing, settle=timedelta(0)).periods(spec)
-    landed = identities(landing, spec, files.keys() & set(partitions))
+    # What is read is what its identity says: a file that lands from here on is for the next time.
+    files, changing = landing.look(spec)
+    landed = {name: _identity(spec, fingerprint_of(files[name])) for name in partitions if name in files}
     stale = [
         name
         for name in partitions
@@ -62,7 +65,7 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
     accepted = accept(spec, {name: _delivery(name, files[name]) for name in stale})
     states, samples = _write(lake, spec, accepted, landed)
     for name in partitions:
-        if name not in files:
+        if name not in files and name not in changing:
             yield Outcome(name, Status.WAITING, before.get(name), f"no file of {spec.name} has landed for {name}")
         elif name not in landed and name not in before:
             yield Outcome(name, Status.WAITING, None, f"a file of {spec.name} for {name} is still being written")

@@ -140,8 +140,10 @@ class Lake:
         """
         if version is not None:
             return self._catalog.holding(table, _files_by_partition(self._open(table, version)))
-        newest = self.version(table) if self.exists(table) else -1
-        return self._catalog.standing(table, newest, lambda: self._files(table))
+        if not self.exists(table):
+            return self._catalog.standing(table, -1, dict)
+        delta = self._newest(table)
+        return self._catalog.standing(table, delta.version(), lambda: _files_by_partition(delta))
 
     def history(self, table: str) -> list[PartitionState]:
         """Every state that was ever recorded of a table's partitions, oldest first."""
@@ -200,7 +202,7 @@ class Lake:
         """
         ordered = {day: sort_rows(frame, sort_by) for day, frame in frames.items()}
         hashes = {day: content_hash(frame, sort_by) for day, frame in ordered.items()}
-        before = self.partitions(table)
+        version, files, before = self._look(table)
         changed = [day for day in ordered if day not in before or before[day].content_hash != hashes[day]]
         if changed:
             days = pl.concat(
@@ -208,8 +210,9 @@ class Lake:
                 how="diagonal_relaxed",
             )
             listed = ", ".join(f"'{date.fromisoformat(day)}'" for day in sorted(changed))
-            self._commit(table, days, partitioned=True, predicate=f"day IN ({listed})")
-        return self._record(table, ordered, hashes, before, inputs_hash, inputs, facts or {})
+            version, own = self._commit(table, days, partitioned=True, predicate=f"day IN ({listed})")
+            files |= {day: own.get(day, []) for day in changed}
+        return self._record(table, ordered, hashes, before, inputs_hash, inputs, facts or {}, version, files)
 
     def write(
         self,
@@ -224,11 +227,12 @@ class Lake:
         """Replace a table that has no partitions, if its content changed."""
         ordered = sort_rows(frame, sort_by)
         hashes = {WHOLE: content_hash(ordered, sort_by)}
-        before = self.partitions(table)
+        version, files, before = self._look(table)
         if WHOLE not in before or before[WHOLE].content_hash != hashes[WHOLE]:
-            self._commit(table, ordered, partitioned=False, predicate=None)
+            version, files = self._commit(table, ordered, partitioned=False, predicate=None)
+        known = {WHOLE: facts or {}}
         states = self._record(
-            table, {WHOLE: ordered}, hashes, before, {WHOLE: inputs_hash}, inputs or {}, {WHOLE: facts or {}}
+            table, {WHOLE: ordered}, hashes, before, {WHOLE: inputs_hash}, inputs or {}, known, version, files
         )
         return states[WHOLE]
 
@@ -236,8 +240,7 @@ class Lake:
         self, table: str, reasons: Mapping[str, str], *, inputs_hash: Mapping[str, str] | None = None
     ) -> dict[str, PartitionState]:
         """Record, by partition, why it must not be read as up to date; its rows stay what they were."""
-        before = self.partitions(table)
-        version = self.version(table) if self.exists(table) else -1
+        version, files, before = self._look(table)
         states = {
             name: replace(
                 before.get(name, PartitionState(table, name, 0, "", "", version)),
@@ -246,13 +249,13 @@ class Lake:
             )
             for name, reason in reasons.items()
         }
-        self._append_records([state for name, state in states.items() if state != before.get(name)])
+        self._append_records([state for name, state in states.items() if state != before.get(name)], files)
         return states
 
     def append(self, table: str, frame: pl.DataFrame) -> int:
         """Add rows to a table that only grows; the version that holds them."""
         write = self._writer(table, frame, mode="append", partition_by=None, predicate=None)
-        return _with_retries(write)
+        return int(_with_retries(write).version())
 
     def create(self, table: str, schema: Mapping[str, pl.DataType]) -> None:
         """Make an empty table that only grows, unless it is there."""
@@ -270,7 +273,7 @@ class Lake:
                 storage_options=self._options,
                 configuration=_TABLE_CONFIGURATION,
             )
-        self._append_records([PartitionState(table, WHOLE, 0, "", "", 0)])
+        self._append_records([PartitionState(table, WHOLE, 0, "", "", 0)], self._look(table)[1])
 
     def append_claimed(self, table: str, frame: pl.DataFrame, *, claim: str, sequence: int, onto: int) -> bool:
         """Add rows unless another writer has, under the same claim, since version ``onto`` of the table.
@@ -435,7 +438,18 @@ class Lake:
         with self._named(table):
             return open_table(self.uri(table), self._options).refresh()
 
-    def _commit(self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None) -> None:
+    def _look(self, table: str) -> tuple[int, dict[str, list[str]], dict[str, PartitionState]]:
+        """The newest version (-1: there is no table), its files by partition, and the states on record of them."""
+        if not self.exists(table):
+            return -1, {}, self.partitions(table)
+        delta = self._newest(table)
+        version, files = delta.version(), _files_by_partition(delta)
+        return version, files, self._catalog.standing(table, version, lambda: files)
+
+    def _commit(
+        self, table: str, frame: pl.DataFrame, *, partitioned: bool, predicate: str | None
+    ) -> tuple[int, dict[str, list[str]]]:
+        """The version it became, and the files of that: another writer may have made the next by now."""
         from deltalake.exceptions import DeltaError
 
         exists = self.exists(table)
@@ -447,32 +461,37 @@ class Lake:
             predicate=predicate if exists else None,
         )
         try:
-            _with_retries(write)
+            written = _with_retries(write)
         except DeltaError:
             # Lost the race to create the table: it exists now, and only the named days are replaced.
             if exists or predicate is None or not self.exists(table):
                 raise
-            _with_retries(self._writer(table, frame, mode="overwrite", partition_by=["day"], predicate=predicate))
+            again = self._writer(table, frame, mode="overwrite", partition_by=["day"], predicate=predicate)
+            written = _with_retries(again)
+        return written.version(), _files_by_partition(written)
 
     def _writer(
         self, table: str, frame: pl.DataFrame, *, mode: str, partition_by: list[str] | None, predicate: str | None
-    ) -> Callable[[], int]:
+    ) -> "Callable[[], DeltaTable]":
         from deltalake import write_deltalake
 
-        def write() -> int:
+        def write() -> "DeltaTable":
+            """The table as this write left it."""
             new = not self.exists(table)
+            first = new and predicate is None and mode == "overwrite"
+            target = None if new else self._newest(table)
             configuration = _TABLE_CONFIGURATION | (_CATALOG_CONFIGURATION if table == CATALOG else {})
             write_deltalake(
-                self.uri(table) if new else self._newest(table),
+                self.uri(table) if target is None else target,
                 frame,
-                mode="error" if new and predicate is None and mode == "overwrite" else mode,
+                mode="error" if first else mode,
                 partition_by=partition_by,
                 predicate=predicate,
                 schema_mode="merge" if predicate is not None or mode == "append" else (None if new else "overwrite"),
                 storage_options=self._options,
                 configuration=configuration if new else None,
             )
-            return self.version(table)
+            return target if target is not None else self._open(table, 0 if first else None)
 
         return write
 
@@ -485,8 +504,9 @@ class Lake:
         inputs_hash: Mapping[str, str],
         inputs: Mapping[str, int],
         facts: Mapping[str, Mapping[str, float]],
+        version: int,
+        files: Mapping[str, Sequence[str]],
     ) -> dict[str, PartitionState]:
-        version = self.version(table)
         states, news = {}, []
         for name, frame in frames.items():
             old = before.get(name)
@@ -509,27 +529,20 @@ class Lake:
                 or (old.inputs_hash, old.facts, old.blocked) != (state.inputs_hash, state.facts, "")
             ):
                 news.append(state)
-        self._append_records(news)
+        self._append_records(news, files)
         return states
 
-    def _append_records(
-        self, states: Sequence[PartitionState], files: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
+    def _append_records(self, states: Sequence[PartitionState], files: Mapping[str, Sequence[str]]) -> None:
+        """Record these states of these files: a record that another writer has overtaken speaks of nothing any more."""
         from deltalake.exceptions import CommitFailedError
 
         if not states:
             return
-        if files is None:
-            files = self._files(states[0].table)
         version = self.append(CATALOG, self._catalog.rows(states, files))
         if version and version % _CATALOG_COMPACTED_EVERY == 0:
             # What each write adds is a file: thousands would slow down every write, and a year may come in an hour.
             with suppress(CommitFailedError):
                 self.compact(CATALOG)
-
-    def _files(self, table: str) -> dict[str, list[str]]:
-        """By partition, the files of the newest version; none if there is no such table."""
-        return _files_by_partition(self._newest(table)) if self.exists(table) else {}
 
 
 def _files_by_partition(delta: "DeltaTable") -> dict[str, list[str]]:
@@ -540,7 +553,7 @@ def _files_by_partition(delta: "DeltaTable") -> dict[str, list[str]]:
     return dict(grouped.iter_rows())
 
 
-def _with_retries(write: Callable[[], int]) -> int:
+def _with_retries(write: "Callable[[], DeltaTable]") -> "DeltaTable":
     from deltalake.exceptions import CommitFailedError
 
     for attempt in range(_COMMIT_ATTEMPTS):

@@ -67,10 +67,17 @@ class Landing:
 
     def periods(self, spec: TableSpec) -> dict[str, tuple[LandedFile, ...]]:
         """The files of each landed partition, both in order; a reference table has the partition ``all``."""
-        found: dict[str, list[LandedFile]] = {}
-        for file in sorted(self._files(spec), key=lambda file: (file.partition, file.name)):
-            found.setdefault(file.partition, []).append(file)
-        return {partition: tuple(files) for partition, files in found.items()}
+        return self.look(spec)[0]
+
+    def look(self, spec: TableSpec) -> tuple[dict[str, tuple[LandedFile, ...]], frozenset[str]]:
+        """As :meth:`periods`, and the partitions of which a file may still be written, both from one listing."""
+        found = [(file, wait) for _, file, wait in self._entries(spec) if file is not None]
+        changing = frozenset(file.partition for file, wait in found if wait)
+        settled: dict[str, list[LandedFile]] = {}
+        for file in sorted((file for file, _ in found), key=lambda file: (file.partition, file.name)):
+            if file.partition not in changing:
+                settled.setdefault(file.partition, []).append(file)
+        return {partition: tuple(files) for partition, files in settled.items()}, changing
 
     def strangers(self, spec: TableSpec) -> tuple[str, ...]:
         """For each finished file in the table's folder that is none of its periods, an error that says so."""
@@ -120,27 +127,18 @@ class Landing:
 
     def fingerprint(self, spec: TableSpec, partition: str) -> str:
         """A hash over names and contents of a partition's files; it changes exactly when they do."""
-        return self._fingerprint(self.periods(spec).get(partition, ()))
+        return fingerprint_of(self.periods(spec).get(partition, ()))
 
     def fingerprints(self, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:
         """:meth:`fingerprint` of every landed partition, or those among ``partitions``, with one look at the folder."""
         return {
-            partition: self._fingerprint(files)
+            partition: fingerprint_of(files)
             for partition, files in self.periods(spec).items()
             if partitions is None or partition in partitions
         }
 
-    def _fingerprint(self, files: Iterable[LandedFile]) -> str:
-        whole = hashlib.blake2b(digest_size=16)
-        for file in files:
-            name = file.name.encode()
-            whole.update(len(name).to_bytes(4, "big") + name + _digest(file))
-        return whole.hexdigest()
-
     def _files(self, spec: TableSpec) -> Iterator[LandedFile]:
-        found = [(file, wait) for _, file, wait in self._entries(spec) if file is not None]
-        changing = {file.partition for file, wait in found if wait}
-        return (file for file, _ in found if file.partition not in changing)
+        return (file for files in self.periods(spec).values() for file in files)
 
     def _entries(self, spec: TableSpec) -> Iterator[tuple[str, LandedFile | None, float]]:
         """Every entry of the table's folder, the landed file it is, if any, and in how many seconds it settles."""
@@ -150,6 +148,15 @@ class Landing:
                 name = f"{folder}/{found.name}" if folder else found.name
                 landed = _landed(name, found.place, pattern, found.state) if found.is_file else None
                 yield name, landed, found.wait
+
+
+def fingerprint_of(files: Iterable[LandedFile]) -> str:
+    """A hash over their names and contents."""
+    whole = hashlib.blake2b(digest_size=16)
+    for file in files:
+        name = file.name.encode()
+        whole.update(len(name).to_bytes(4, "big") + name + _digest(file))
+    return whole.hexdigest()
 
 
 def watermark(landing: Landing, specs: Iterable[TableSpec]) -> datetime | None:
@@ -194,7 +201,12 @@ def _on_disk(folder: Path, settle: timedelta) -> Iterator[_Listed]:
     settled_at_once, latest = not settle, time.time() - settle.total_seconds()
     with os.scandir(folder) as entries:
         for entry in entries:
-            wait = 0.0 if settled_at_once else max(entry.stat().st_mtime - latest, 0.0)
+            if _UNFINISHED.fullmatch(entry.name):
+                continue
+            try:
+                wait = 0.0 if settled_at_once else max(entry.stat().st_mtime - latest, 0.0)
+            except FileNotFoundError:
+                continue  # it went since the listing, or is a link to nothing
             yield _Listed(entry.name, entry.path, entry.is_file(), wait, "")
 
 

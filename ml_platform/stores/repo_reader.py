@@ -73,8 +73,8 @@ def applied_state(store: "FeatureStore") -> str:
 
 
 @contextmanager
-def _alone(store: "FeatureStore") -> Iterator[None]:
-    """While no other process applies to a registry in Postgres; one in a file belongs to a home, which sees to it."""
+def alone(store: "FeatureStore") -> Iterator[None]:
+    """While no other process applies to a registry in Postgres, or makes its tables; one in a file is a home's own."""
     path = store.config.registry.path if store.config.registry.registry_type == "sql" else ""
     if not path.startswith("postgresql"):
         yield
@@ -108,7 +108,7 @@ def _apply(contents: "RepoContents", repo: Path, yaml: Path, state: str) -> None
         if not contents.projects:
             contents.projects.append(Project(name=store.project))
         declared = [dict(project.tags) for project in contents.projects]
-        with _alone(store):
+        with alone(store):
             if applied_state(store) == state:
                 return
             for project, tags in zip(contents.projects, declared, strict=True):

@@ -3,6 +3,7 @@
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -121,3 +122,28 @@ def test_the_log_of_the_catalog_does_not_grow_for_ever(tmp_path: Path, monkeypat
     assert len(list((tmp_path / CATALOG / "_delta_log").iterdir())) < 30
     assert [state.content_hash for state in anew(lake).history(TABLE)] == [state.content_hash for state in written]
     assert lake.partitions(TABLE)[DAY].content_hash == written[-1].content_hash
+
+
+@pytest.mark.parametrize("mine", [2, 1])
+@pytest.mark.parametrize("first", ["mine", "none"])
+def test_a_writer_that_was_overtaken_records_nothing_of_the_other_s_rows(
+    mine: int, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what it wrote, or found to be equal, and its record of it."""
+    lake = Lake(str(tmp_path))
+    write(lake, 0, "2013-01-02")
+    if first == "mine":
+        write(lake, 1)
+    record = Lake._record
+
+    def overtaken(self: Lake, *arguments: Any, **named: Any) -> dict[str, PartitionState]:
+        monkeypatch.undo()
+        write(Lake(str(tmp_path)), 3)
+        return record(self, *arguments, **named)
+
+    monkeypatch.setattr(Lake, "_record", overtaken)
+    write(lake, mine)
+    assert lake.read(TABLE)["number"].sort().to_list() == [0, 3]
+    assert lake.partitions(TABLE)[DAY].inputs_hash == "3"
+    assert write(lake, mine).changed
+    assert lake.read(TABLE)["number"].sort().to_list() == [0, mine]

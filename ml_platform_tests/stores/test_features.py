@@ -329,6 +329,15 @@ def feast(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+def test_a_home_whose_configuration_of_feast_was_cut_off_writes_it_anew(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    written = FeatureClient(settings)._config_file
+    whole = written.read_text()
+    written.write_text("")
+    assert FeatureClient(settings)._config_file.read_text() == whole
+    assert written.stat().st_mode & 0o777 == 0o600
+
+
 DIES_IN_THE_MIDDLE = """
 import os, sys
 from feast.infra.registry.sql import SqlRegistry

@@ -2,12 +2,20 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ml_platform.core.table_spec import TableSpec
+from ml_platform.stores import landing as landing_module
+from ml_platform.stores.ingest import identities, ingest, raw_table, stale_partitions
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing, watermark
 
 COLUMNS = [
@@ -170,3 +178,52 @@ def test_a_replaced_file_of_equal_size_and_time_is_seen(tmp_path: Path) -> None:
     os.utime(replacement, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     replacement.replace(path)
     assert landing.fingerprint(LEVELS, "2020-05-01") != before
+
+
+def test_a_file_that_upstream_renames_meanwhile_and_a_link_to_nothing_do_no_harm(tmp_path: Path) -> None:
+    landing = land(tmp_path, "2020-05-01.csv", ".2020-05-02.csv.tmp")
+    (tmp_path / "levels" / "2020-05-03.csv").symlink_to(tmp_path / "nowhere")
+    gone = tmp_path / "levels" / ".2020-05-02.csv.tmp"
+
+    class Entry:
+        """As the listing has it; the file was renamed since."""
+
+        name, path = gone.name, str(gone)
+
+        def stat(self) -> os.stat_result:
+            raise FileNotFoundError(self.path)
+
+    scandir = os.scandir
+
+    @contextmanager
+    def listed(folder: Path) -> Iterator[list[Any]]:
+        with scandir(folder) as entries:
+            yield [*(entry for entry in entries if entry.name != gone.name), Entry()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", listed)
+        assert list(replace(landing, settle=timedelta(seconds=5)).look(LEVELS)[1]) == ["2020-05-01"]
+        assert list(landing.periods(LEVELS)) == ["2020-05-01"]
+
+
+def test_a_file_that_lands_while_its_day_is_taken_in_is_taken_in_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the folder is looked at, what was not read is not taken for read."""
+    hour = "gauge,received_at\n{},2020-05-01T0{}:30:00Z\n"
+    landing = land(tmp_path, "2020-05-01T01.csv")
+    (tmp_path / "levels" / "2020-05-01T01.csv").write_text(hour.format("upper", 1))
+    lake, listed, looks = Lake(str(tmp_path / "lake")), landing_module._listed, count()
+
+    def landing_more(folder: Path, settle: timedelta) -> Iterator[Any]:
+        yield from list(listed(folder, settle))
+        if next(looks) == 1:
+            (folder / "2020-05-01T02.csv").write_text(hour.format("lower", 2))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(landing_module, "_listed", landing_more)
+        list(ingest(lake, landing, LEVELS, ["2020-05-01"]))
+    assert lake.read(raw_table(LEVELS)).height == 1
+    assert stale_partitions(lake, raw_table(LEVELS), identities(landing, LEVELS)) == ["2020-05-01"]
+    list(ingest(lake, landing, LEVELS, ["2020-05-01"]))
+    assert lake.read(raw_table(LEVELS)).height == 2

@@ -54,7 +54,7 @@ def in_pieces(lake: Lake, pieces: int = 5, day: str = DAY) -> PartitionState:
     standing = lake.read(TABLE)
     hashed = content_hash(standing, ["piece"])
     state = PartitionState(TABLE, day, standing.height, hashed, "inputs", lake.version(TABLE), {"raw/x": 3}, {"f": 1.0})
-    lake._append_records([state])
+    lake._append_records([state], lake._look(TABLE)[1])
     return lake.partitions(TABLE)[day]
 
 
