@@ -181,7 +181,6 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     }
     feature_store_yaml, dagster_yaml = (env.get(f"ML_PLATFORM_{name}_YAML") for name in ("FEATURE_STORE", "DAGSTER"))
     redis_ca_file = env.get("ML_PLATFORM_REDIS_CA_FILE")
-    prefix = "ML_PLATFORM_STORAGE_"
     return Settings(
         home=home,
         landing=place(env.get("ML_PLATFORM_LANDING", str(home / "landing"))),
@@ -215,7 +214,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         commit=env.get("ML_PLATFORM_COMMIT", ""),
         keep_versions=_days("ML_PLATFORM_KEEP_VERSIONS_DAYS", env.get("ML_PLATFORM_KEEP_VERSIONS_DAYS", "30")),
         keep_runs=_days("ML_PLATFORM_KEEP_RUNS_DAYS", env.get("ML_PLATFORM_KEEP_RUNS_DAYS", "180")),
-        storage_options={k[len(prefix) :].lower(): v for k, v in env.items() if k.startswith(prefix)},
+        storage_options=_storage_options(env),
         alert_webhook_url=_secret("ML_PLATFORM_ALERT_WEBHOOK_URL", env),
         alert_smtp_url=_secret("ML_PLATFORM_ALERT_SMTP_URL", env),
         alert_email_to=env.get("ML_PLATFORM_ALERT_EMAIL_TO", ""),
@@ -328,6 +327,20 @@ def _secret(name: str, env: Mapping[str, str]) -> str:
         return Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}_FILE: cannot read {file}: {type(error).__name__}") from None
+
+
+_STORAGE = "ML_PLATFORM_STORAGE_"
+_STORAGE_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def _storage_options(env: Mapping[str, str]) -> dict[str, str]:
+    """Options by their names in lower case; a key may be in a file, as other secrets."""
+    secrets = {f"{_STORAGE}{name}_FILE": f"{_STORAGE}{name}" for name in _STORAGE_SECRETS}
+    names = {secrets.get(name, name) for name in env if name.startswith(_STORAGE)}
+    return {
+        name.removeprefix(_STORAGE).lower(): _secret(name, env) if name in secrets.values() else env[name]
+        for name in sorted(names)
+    }
 
 
 def _kept_ports(file: Path) -> dict[str, int]:

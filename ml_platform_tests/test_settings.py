@@ -94,3 +94,15 @@ def test_output_of_steps_elsewhere_is_refused_with_what_is_allowed(value: str) -
     with pytest.raises(ValueError, match="ML_PLATFORM_COMPUTE_LOGS_URI must be s3://bucket/prefix or empty") as refused:
         load({"ML_PLATFORM_COMPUTE_LOGS_URI": value})
     assert repr(value) in str(refused.value)
+
+
+def test_a_key_of_the_lake_may_be_in_a_file_and_other_options_that_end_so_are_options(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("hunter3\n")
+    found = load(
+        {
+            "ML_PLATFORM_STORAGE_AWS_SECRET_ACCESS_KEY_FILE": str(file),
+            "ML_PLATFORM_STORAGE_AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token",
+        }
+    ).storage_options
+    assert found == {"aws_secret_access_key": "hunter3", "aws_web_identity_token_file": "/run/token"}

@@ -3,7 +3,7 @@
 Belongs here: one probe of each kind of server, which leaves nothing behind. What to say of it is the caller's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -146,7 +146,8 @@ def object_storage(settings: Settings, uri: str, *, writes: bool, commits: bool)
     """
     bucket, _, prefix = uri.partition("://")[2].partition("/")
     key = "/".join(part for part in (prefix.strip("/"), f".doctor-{uuid4()}") if part)
-    client = s3_client(settings)
+    # Options of the lake are the lake's alone, whatever else is in the same storage.
+    client = s3_client(settings.storage_options if commits else {})
     with _explained(bucket):
         client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         found = "may list"
@@ -190,18 +191,18 @@ def mlflow_server(url: str) -> str:
     return f"MLflow {server}, {'TLS' if url.startswith('https:') else 'no TLS'}"
 
 
-def s3_client(settings: Settings) -> Any:
-    """A client of the object storage that the standard ``AWS_*`` variables, or ``ML_PLATFORM_STORAGE_AWS_*``, name."""
+def s3_client(options: Mapping[str, str]) -> Any:
+    """A client of the object storage that the standard ``AWS_*`` variables name, and these options of the lake."""
     import boto3
     from botocore.config import Config
 
-    options = {name.lower(): value for name, value in settings.storage_options.items()}
     # boto3.client would keep the credentials that this process first had.
     return boto3.Session().client(
         "s3",
         endpoint_url=options.get("aws_endpoint_url"),
         aws_access_key_id=options.get("aws_access_key_id"),
         aws_secret_access_key=options.get("aws_secret_access_key"),
+        aws_session_token=options.get("aws_session_token"),
         region_name=options.get("aws_region"),
         config=Config(connect_timeout=_TIMEOUT_SECONDS, read_timeout=30, retries={"max_attempts": 2}),
     )

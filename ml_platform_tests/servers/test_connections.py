@@ -63,7 +63,7 @@ def test_nothing_of_a_probe_is_left_behind(on_shared_stores: dict[str, str], sto
 
     for each in connections(load()):
         each.probe()
-    objects = s3_client(load()).list_objects_v2(Bucket="tests").get("Contents", [])
+    objects = s3_client({}).list_objects_v2(Bucket="tests").get("Contents", [])
     assert not [found["Key"] for found in objects if "doctor" in found["Key"]]
     assert not redis_client(stores.redis.url).keys("*doctor*")
 
@@ -151,6 +151,16 @@ def test_storage_that_ignores_conditional_writes_is_refused_for_the_lake(
         assert "may list" in probed("ML_PLATFORM_REPORTS")
 
 
+def test_options_of_the_lake_are_tried_for_the_lake_alone(
+    on_shared_stores: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_STORAGE_AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("ML_PLATFORM_STORAGE_AWS_SECRET_ACCESS_KEY", "guessed")
+    said, _ = problem("ML_PLATFORM_LAKE_URI")
+    assert "InvalidAccessKeyId" in said
+    assert "may list" in probed("ML_PLATFORM_REPORTS")
+
+
 def test_the_command_fails_with_every_server_in_its_table(
     on_shared_stores: dict[str, str], stores: SharedStores
 ) -> None:
@@ -175,7 +185,7 @@ def test_the_command_fails_with_every_server_in_its_table(
 def unconditional(endpoint: str) -> Iterator[str]:
     """A server that passes requests on, those with ``If-None-Match`` without it."""
 
-    client = s3_client(load())
+    client = s3_client({})
 
     class Passing(BaseHTTPRequestHandler):
         def pass_on(self) -> None:
