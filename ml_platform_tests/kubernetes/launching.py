@@ -100,7 +100,8 @@ def release(stores: SharedStores, settings: Mapping[str, str], *, days_per_run: 
             "endpointUrl": stores.bucket.endpoint,
         },
         "mlflow": {"trackingUri": f"postgresql+psycopg2://127.0.0.1:{stores.postgres.port}/mlflow"},
-        "runs": {"daysPerRun": days_per_run},
+        # A machine of two cores is no cluster: more pods at once would only wait for one another.
+        "runs": {"daysPerRun": days_per_run, "maxPodsPerRun": 4},
         "settings": dict(settings),
     }
     objects = chart.rendered(chart.values("dev", told))
