@@ -4,10 +4,17 @@ Belongs here: what makes up a backup, in which order it is copied and how it is 
 disk or in object storage, whose ``manifest.json`` is written last and names every file with its size and digest: one
 without it was never finished.
 
-Nothing need stop meanwhile. The commits of the lake's tables are copied first, then databases, then the files that the
-commits speak of, which stay for days when they are replaced. So a commit is in a backup wholly or not at all, and a
-promotion only together with the version that it promotes. Of a run that was at work some tables may be in it and others
-not; the next run completes it, as after a crash.
+Nothing need stop meanwhile, because each store is copied before what it speaks of: requests for training (which name
+the run that took them up), Dagster's events, the commits of the ledger of promotions, the other databases, the
+catalog's commits, those of all other tables, and last the files that commits and databases name, which stay for days
+when they are replaced. So a commit is in a backup wholly or not at all, and after a return
+
+- every promotion is of a version that the registry has, and every table version that a registered version pins is in
+  the lake with the rows that it had, so that its number is not given to others;
+- Dagster's events are never newer than lake and ledger: what Dagster knows was made is there.
+
+The lake may be ahead of the databases, and the registry of ledger and Dagster, as after a crash: the next run completes
+what a run at work left.
 """
 
 import hashlib
@@ -25,13 +32,18 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 
 from ml_platform.settings import Settings, place
+from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.delta_log import forget_open_tables
 from ml_platform.stores.files import write_whole
+from ml_platform.stores.ledger import TABLE as PROMOTIONS
+from ml_platform.stores.training_requests import TABLE as REQUESTS
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _STAMP = "%Y-%m-%dT%H%M%SZ"
-_COMMITS = "/_delta_log/"
+_LOG = "_delta_log"
+_DAGSTER = "dagster"
+_LOGS_OF_THEIR_OWN_TURN = tuple(f"{table}/{_LOG}/" for table in (REQUESTS, PROMOTIONS, CATALOG))
 _POINTER = "_last_checkpoint"
 """Of a table's log: it may speak of a checkpoint that was made since the commits were listed; without it they are."""
 
@@ -87,9 +99,9 @@ class Stores:
         if settings.feast_registry_url:
             databases["feast"] = settings.feast_registry_url
         if settings.dagster_storage_url:
-            databases["dagster"] = settings.dagster_storage_url
+            databases[_DAGSTER] = settings.dagster_storage_url
         else:
-            places["dagster"] = settings.dagster_home
+            places[_DAGSTER] = settings.dagster_home
         return cls(places, {name: url.removeprefix("sqlite:///") for name, url in databases.items()})
 
 
@@ -125,7 +137,7 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
     for name, source in stores.places.items():
         if str(root).startswith(f"{source}/"):
             raise BackupError(f"{target} lies within {source} ({name}), which is backed up: name a place outside")
-    commits = [name for name in _names(stores.places["lake"]) if _COMMITS in f"/{name}"]
+    lake = stores.places["lake"]
     files: dict[str, tuple[int, str]] = {}
 
     def keep_all(part: str, names: Sequence[str]) -> None:
@@ -133,14 +145,31 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
         copied = pool.map(lambda name: _kept(source / name, root / part / name), names)
         files.update({f"{part}/{name}": told for name, told in zip(names, copied, strict=True) if told is not None})
 
+    def keep_log(table: str) -> None:
+        log = f"{table}/{_LOG}"
+        keep_all("lake", [f"{log}/{name}" for name in _names(lake / log)])
+
+    def keep_database(name: str) -> None:
+        if (dump := _dumped(stores.databases[name], Path(scratch) / name)) is not None:
+            files[f"databases/{name}"] = _copied(dump, root / "databases" / name)
+
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
-        # The catalog's own log is cleaned up within minutes: what was listed is copied while it is there.
-        keep_all("lake", commits)
-        for name, url in stores.databases.items():
-            if (dump := _dumped(url, Path(scratch) / name)) is not None:
-                files[f"databases/{name}"] = _copied(dump, root / "databases" / name)
+        # The order is what a backup is worth: see the module's docstring.
+        keep_log(REQUESTS)
+        if _DAGSTER in stores.databases:
+            keep_database(_DAGSTER)
+        else:
+            keep_all(_DAGSTER, _names(stores.places[_DAGSTER]))
+        keep_log(PROMOTIONS)
+        for name in stores.databases:
+            if name != _DAGSTER:
+                keep_database(name)
+        # The catalog's log is cleaned up within minutes: it alone is listed, and what was listed is copied at once.
+        keep_log(CATALOG)
+        keep_all("lake", [n for n in _names(lake) if _is_of_a_log(n) and not n.startswith(_LOGS_OF_THEIR_OWN_TURN)])
         for part, source in stores.places.items():
-            keep_all(part, [name for name in _names(source) if part != "lake" or _COMMITS not in f"/{name}"])
+            if part != _DAGSTER:
+                keep_all(part, [name for name in _names(source) if part != "lake" or not _is_of_a_log(name)])
     manifest = {
         "format": _FORMAT,
         "begun_at": begun_at.isoformat(),
@@ -265,6 +294,11 @@ def _names(source: Path) -> list[str]:
         return sorted(found.relative_to(source).as_posix() for found in source.rglob("*") if found.is_file())
     root = source.path.rstrip("/") + "/"
     return sorted(name.removeprefix(root) for name in source.fs.find(source.path) if name.startswith(root))
+
+
+def _is_of_a_log(name: str) -> bool:
+    """Whether a file of the lake is of a table's log."""
+    return f"/{_LOG}/" in f"/{name}"
 
 
 def _kept(source: Path, target: Path) -> tuple[int, str] | None:

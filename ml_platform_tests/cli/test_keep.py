@@ -3,16 +3,23 @@
 import json
 import multiprocessing
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import Result
 
+from ml_platform.core.promotion import Decision
 from ml_platform.settings import Settings, load
+from ml_platform.stores import backup as backup_module
 from ml_platform.stores.backup import MANIFEST, BackupError, Stores, back_up, backups, damaged, restore
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.training_requests import TABLE, TrainingRequests
 from ml_platform_tests.small_home import build_home
 
@@ -158,3 +165,88 @@ def write_on(home: str) -> None:
     requests = TrainingRequests(Lake.of(load({"ML_PLATFORM_HOME": home})))
     for number in range(10_000):
         requests.ask(f"model_{number:05}", "analyst", "as fast as it goes")
+
+
+@pytest.mark.parametrize("rounds_before", [0, 1])
+def test_after_a_return_no_store_speaks_of_what_another_lacks(
+    rounds_before: int, empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each step of the backup a run trains on a table that it has just written, and promotes."""
+    for number in range(1, rounds_before + 1):
+        train_and_promote(empty, number)
+    rounds = [rounds_before]
+
+    def with_a_round_around(step: Callable[..., object]) -> Callable[..., object]:
+        def stepped(*arguments: object) -> object:
+            rounds.append(rounds[-1] + 1)
+            train_and_promote(empty, rounds[-1])
+            answer = step(*arguments)
+            rounds.append(rounds[-1] + 1)
+            train_and_promote(empty, rounds[-1])
+            return answer
+
+        return stepped
+
+    with monkeypatch.context() as patched:
+        for step in ("_names", "_dumped"):
+            patched.setattr(backup_module, step, with_a_round_around(getattr(backup_module, step)))
+        made = back_up(empty, str(tmp_path / "backups"))
+    copy = load({"ML_PLATFORM_HOME": str(tmp_path / "copy")})
+    restore(copy, made)
+
+    lake, dagster, registered = Lake.of(copy), told(dagster_file(copy)), told(registry_file(copy))
+    assert 0 < len(registered) < rounds[-1], "the backup was made while rounds went on"
+    pinned = {version: json.loads(pin) for version, pin in registered.items()}
+    assert {v: lake.read("raw/x", version=pin)["round"].to_list() for v, pin in pinned.items()} == {
+        version: [int(version)] for version in pinned
+    }
+    assert all(lake.partitions("raw/x", pin) for pin in pinned.values())
+    promoted = {str(version) for version in Ledger(lake).history("m")["version"]}
+    assert promoted <= set(registered)
+    assert {number for number, event in dagster.items() if event == "promoted"} <= promoted
+    runs = Lake.of(copy).read(TABLE)["taken_by_run"].to_list() if lake.exists(TABLE) else []
+    assert {run for run in runs if run} <= set(dagster)
+    train_and_promote(copy, 1_000)
+
+
+def train_and_promote(settings: Settings, number: int) -> None:
+    """What a run leaves in lake, registry, ledger and Dagster, where each model version is named for its round."""
+    lake = Lake.of(settings)
+    requests, ledger = TrainingRequests(lake), Ledger(lake)
+    if requests.waiting("m") is None:
+        requests.ask("m", "analyst", "new labels")
+    tell(dagster_file(settings), str(number), "started")
+    requests.take("m", str(number))
+    pinned = lake.write("raw/x", pl.DataFrame({"round": [number]}), sort_by=["round"]).delta_version
+    tell(registry_file(settings), str(number), json.dumps(pinned))
+    champion = ledger.champion("m")
+    ledger.record(
+        "m",
+        number,
+        Decision(promote=True, rule="first_champion", reason="every gate holds", gates=()),
+        expected_current=None if champion is None else champion.version,
+        watermark=datetime(2013, 1, 1, tzinfo=UTC),
+        by="automation",
+        run_id=str(number),
+    )
+    tell(dagster_file(settings), str(number), "promoted")
+
+
+def dagster_file(settings: Settings) -> Path:
+    return settings.dagster_home / "events.db"
+
+
+def registry_file(settings: Settings) -> Path:
+    return Path(settings.mlflow_tracking_uri.removeprefix("sqlite:///"))
+
+
+def tell(database: Path, name: str, fact: str) -> None:
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, fact TEXT)")
+        connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, fact))
+
+
+def told(database: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return dict(connection.execute("SELECT name, fact FROM facts").fetchall())
