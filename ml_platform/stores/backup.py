@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path, PurePath
 
@@ -64,6 +64,8 @@ END $$;
 """SQL that drops what a schema may hold, but not the schema, which need not be the user's."""
 
 _AT_ONCE = 8
+_AT_WORK_AT_MOST = timedelta(days=1)
+"""How long a folder without a manifest may be of a backup that is still made; the chart ends its own after 4 hours."""
 
 
 class BackupError(RuntimeError):
@@ -127,7 +129,8 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
     Args:
         settings: whose stores.
         target: a folder or ``s3://bucket/prefix``, which may hold earlier backups.
-        keep: how many finished backups stay there, this one included; all if absent.
+        keep: how many finished backups stay there, this one included, and nothing of those that were begun more than a
+            day ago and not finished; all if absent.
 
     Raises:
         BackupError: a database could not be dumped, or the target lies within what is backed up.
@@ -179,10 +182,13 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
     }
     _write(root / MANIFEST, json.dumps(manifest, indent=1).encode())
     if keep is not None:
-        for old in backups(target)[:-keep]:
+        finished = backups(target)
+        for old in finished[:-keep]:
             # Without its manifest it is none any more, also if this ends half-way.
             (old.root / MANIFEST).unlink()
             _remove(old.root)
+        for left in _abandoned(place(target), before=finished[-1].begun_at):
+            _remove(left)
     return _read(root)
 
 
@@ -280,6 +286,22 @@ def _read(root: Path) -> Backup:
         return Backup(root, begun_at, told["platform"], files, frozenset(told["parts"]))
     except (ValueError, KeyError, TypeError) as error:
         raise BackupError(f"{root / MANIFEST} cannot be read: {error}") from None
+
+
+def _abandoned(target: Path, *, before: datetime) -> list[Path]:
+    """Folders of backups that were begun before a moment and killed, or whose removal was."""
+    until = min(before, datetime.now(UTC) - _AT_WORK_AT_MOST)
+    named = [each for each in target.iterdir() if (begun_at := _stamped(each.name)) is not None and begun_at < until]
+    return [each for each in named if each.is_dir() and not (each / MANIFEST).exists()]
+
+
+def _stamped(name: str) -> datetime | None:
+    """The moment that a backup's folder is named for; None if it is not named as one."""
+    try:
+        moment = datetime.strptime(name, _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return moment if moment.strftime(_STAMP) == name else None
 
 
 def _parts(stores: Stores) -> frozenset[str]:

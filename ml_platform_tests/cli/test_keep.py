@@ -7,15 +7,15 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePath
 
 import polars as pl
 import pytest
 from click.testing import Result
 
 from ml_platform.core.promotion import Decision
-from ml_platform.settings import Settings, load
+from ml_platform.settings import Settings, load, place
 from ml_platform.stores import backup as backup_module
 from ml_platform.stores.backup import MANIFEST, BackupError, Stores, back_up, backups, damaged, restore
 from ml_platform.stores.lake import Lake
@@ -116,6 +116,40 @@ def test_the_oldest_backups_beyond_those_to_keep_are_removed(empty: Settings, tm
         time.sleep(1.1)  # a backup is named for its second
     assert [each.root for each in backups(target)] == [made[1].root, made[2].root]
     assert not made[0].root.exists()
+
+
+@pytest.mark.parametrize("target", ["{folder}/backups", "memory://{folder}/backups"])
+def test_what_backups_left_that_were_killed_goes_with_those_not_to_keep_and_nothing_else(
+    target: str, empty: Settings, tmp_path: Path
+) -> None:
+    target = target.format(folder=tmp_path)
+    where, now = place(target), datetime.now(UTC)
+
+    def put(name: str, file: str = "lake/raw/x/_delta_log/00000000000000000000.json") -> str:
+        if isinstance(where, PurePath):
+            (where / name / file).parent.mkdir(parents=True, exist_ok=True)
+        (where / name / file).write_bytes(b"{}")
+        return name
+
+    def stamp(hours_ago: float) -> str:
+        return f"{now - timedelta(hours=hours_ago):%Y-%m-%dT%H%M%SZ}"
+
+    killed = {put(stamp(25)), put(stamp(24 * 400)), put(stamp(72), "databases/mlflow")}
+    others = {
+        put(stamp(23)),
+        put("2999-01-01T000000Z"),
+        put("notes"),
+        put(f"{stamp(72)}-kept"),
+        put("2013-1-1T000000Z"),
+    }
+    (where / stamp(96)).write_bytes(b"no folder")
+    others.add(stamp(96))
+
+    finished = {back_up(empty, target).root.name}
+    assert {each.name for each in where.iterdir()} == killed | others | finished
+    time.sleep(1.1)  # a backup is named for its second
+    finished.add(back_up(empty, target, keep=2).root.name)
+    assert {each.name for each in where.iterdir()} == others | finished
 
 
 def test_a_target_within_what_is_backed_up_is_refused(home: Settings) -> None:
