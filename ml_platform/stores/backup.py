@@ -17,6 +17,7 @@ The lake may be ahead of the databases, and the registry of ledger and Dagster, 
 what a run at work left.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -25,16 +26,16 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path, PurePath
+from typing import IO, Literal, cast
 
 from ml_platform.settings import Settings, place
 from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.delta_log import forget_open_tables
-from ml_platform.stores.files import write_whole
 from ml_platform.stores.ledger import TABLE as PROMOTIONS
 from ml_platform.stores.training_requests import TABLE as REQUESTS
 
@@ -64,6 +65,13 @@ END $$;
 """SQL that drops what a schema may hold, but not the schema, which need not be the user's."""
 
 _AT_ONCE = 8
+_PIECE = 2**20
+_BLOCK = 2**24
+"""Of a file in object storage: what is asked for at once. An upload has 10,000 of them at most."""
+
+_READS = 3
+"""How often a file is read that is replaced by another while it is."""
+
 _AT_WORK_AT_MOST = timedelta(days=1)
 """How long a folder without a manifest may be of a backup that is still made; the chart ends its own after 4 hours."""
 
@@ -180,7 +188,8 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
         "parts": sorted(_parts(stores)),
         "files": files,
     }
-    _write(root / MANIFEST, json.dumps(manifest, indent=1).encode())
+    with _opened(root / MANIFEST, "wb") as file:
+        file.write(json.dumps(manifest, indent=1).encode())
     if keep is not None:
         finished = backups(target)
         for old in finished[:-keep]:
@@ -210,7 +219,7 @@ def damaged(backup: Backup) -> list[str]:
 
     def broken(name: str) -> bool:
         try:
-            return _told_of((backup.root / name).read_bytes()) != backup.files[name]
+            return _copied(backup.root / name, None) != backup.files[name]
         except FileNotFoundError:
             return True
 
@@ -253,9 +262,9 @@ def restore(settings: Settings, backup: Backup, *, on_part: Callable[[str], None
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
         for name, url in stores.databases.items():
             on_part(f"database {name}")
-            kept = backup.root / "databases" / name
+            kept = backup.root / "databases" / name if f"databases/{name}" in backup.files else None
             try:
-                _refill(url, kept.read_bytes() if f"databases/{name}" in backup.files else None, Path(scratch) / name)
+                _refill(url, kept, Path(scratch) / name)
             except BackupError as error:
                 raise BackupError(f"{error}; replaced so far: {', '.join(done) or 'nothing'}") from None
             done.append(f"database {name}")
@@ -264,8 +273,8 @@ def restore(settings: Settings, backup: Backup, *, on_part: Callable[[str], None
             names = [name for name in backup.files if name.startswith(f"{part}/")]
             _remove(target)
             for _ in pool.map(
-                lambda name, part=part, target=target: _write(
-                    target / name.removeprefix(f"{part}/"), (backup.root / name).read_bytes()
+                lambda name, part=part, target=target: _copied(
+                    backup.root / name, target / name.removeprefix(f"{part}/")
                 ),
                 names,
             ):
@@ -327,29 +336,42 @@ def _kept(source: Path, target: Path) -> tuple[int, str] | None:
     """Copy one file into the backup; None if it was removed meanwhile, or is none that is kept."""
     if source.name == _POINTER or source.name.endswith((".lock", ".tmp", *_BESIDE_SQLITE)):
         return None
-    try:
-        if not isinstance(source, PurePath) or not _is_sqlite(source):
-            return _copied(source, target)
-        with tempfile.TemporaryDirectory() as scratch:
-            return _copied(_sqlite_copy(source, Path(scratch) / source.name), target)
-    except FileNotFoundError:
-        return None
+    for attempt in range(1, _READS + 1):
+        try:
+            if not isinstance(source, PurePath) or not _is_sqlite(source):
+                return _copied(source, target)
+            with tempfile.TemporaryDirectory() as scratch:
+                return _copied(_sqlite_copy(source, Path(scratch) / source.name), target)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # Object storage says so of an object that became another since it was opened.
+            if error.errno != errno.EBUSY or attempt == _READS:
+                raise
+    raise AssertionError("unreachable")
 
 
-def _copied(source: Path, target: Path) -> tuple[int, str]:
-    content = source.read_bytes()
-    _write(target, content)
-    return _told_of(content)
+def _copied(source: Path, target: Path | None) -> tuple[int, str]:
+    """Copy a file of any size, a piece at a time, or only read it; size and digest of what was read."""
+    size, digest = 0, hashlib.blake2b(digest_size=16)
+    with ExitStack() as opened:
+        read = opened.enter_context(_opened(source, "rb"))
+        written = None if target is None else opened.enter_context(_opened(target, "wb"))
+        while piece := read.read(_PIECE):
+            size += len(piece)
+            digest.update(piece)
+            if written is not None:
+                written.write(piece)
+    return size, digest.hexdigest()
 
 
-def _told_of(content: bytes) -> tuple[int, str]:
-    return len(content), hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    if isinstance(path, PurePath):
+def _opened(path: Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
+    if not isinstance(path, PurePath):
+        # By default it would read ahead, and gather for an upload, more than a pod may have for each of several files.
+        return cast(IO[bytes], path.fs.open(path.path, mode, block_size=_BLOCK))
+    if mode == "wb":
         path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    return path.open(mode)
 
 
 def _remove(root: Path) -> None:
@@ -386,21 +408,26 @@ def _dumped(url: str, dump: Path) -> Path | None:
     return dump
 
 
-def _refill(url: str, content: bytes | None, dump: Path) -> None:
+def _refill(url: str, kept: Path | None, scratch: Path) -> None:
     """Have a database hold what was dumped and nothing else, at once or not at all."""
     if not _is_postgres(url):
+        draft = Path(f"{url}.tmp")
+        if kept is not None:
+            _copied(kept, draft)
         for suffix in ("", *_BESIDE_SQLITE):
             Path(f"{url}{suffix}").unlink(missing_ok=True)
-        if content is not None:
-            write_whole(Path(url), content)
+        if kept is not None:
+            draft.replace(url)
         return
-    dump.write_bytes(content or b"")
-    script = dump.with_suffix(".sql")
-    _run("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(dump))
+    if kept is None:
+        raise BackupError(f"the backup has no dump of {url}")
+    _copied(kept, scratch)
+    emptied, filled = scratch.with_suffix(".empty.sql"), scratch.with_suffix(".sql")
     # Everything that is there goes, also tables that the dump knows nothing of: another version may have made them.
-    script.write_text(_EMPTY + script.read_text())
+    emptied.write_text(_EMPTY)
+    _run("pg_restore", "--no-owner", "--no-privileges", f"--file={filled}", str(scratch))
     options = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
-    _run("psql", *options, f"--file={script}", f"--dbname={_libpq(url)}")
+    _run("psql", *options, f"--file={emptied}", f"--file={filled}", f"--dbname={_libpq(url)}")
 
 
 def _holds_something(url: str) -> bool:

@@ -2,11 +2,14 @@
 
 import json
 import multiprocessing
+import re
 import shutil
 import sqlite3
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 
@@ -167,6 +170,50 @@ def test_a_backup_is_not_restored_into_stores_of_another_kind(empty: Settings, t
 def test_an_mlflow_server_is_refused_since_its_database_is_elsewhere() -> None:
     with pytest.raises(BackupError, match="let it name the database"):
         Stores.of(load({"ML_PLATFORM_MLFLOW_TRACKING_URI": "http://mlflow:5000"}))
+
+
+_LARGE = 64 * 2**20
+
+
+@pytest.mark.parametrize("database", ["SQLite", "Postgres"])
+def test_no_file_or_dump_need_fit_into_memory(
+    database: str, empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.landing.mkdir(parents=True)
+    with (empty.landing / "large").open("wb") as file:
+        file.truncate(_LARGE)
+    if database == "SQLite":
+        tell(registry_file(empty), "large", "0" * _LARGE)
+    else:
+        programs = tmp_path / "programs"
+        for name in ("pg_dump", "pg_restore", "psql"):
+            stand_in(programs / name, log=tmp_path / "asked")
+        monkeypatch.setenv("PATH", str(programs), prepend=":")
+        empty = replace(empty, mlflow_tracking_uri="postgresql://user@db/mlflow")
+    tracemalloc.start()
+    try:
+        made = back_up(empty, str(tmp_path / "backups"))
+        restore(empty, made)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [name for name, (size, _) in made.files.items() if size >= _LARGE] == ["databases/mlflow", "landing/large"]
+    assert most < _LARGE / 2
+    if database == "SQLite":
+        assert told(registry_file(empty)) == {"large": "0" * _LARGE}
+    else:
+        *_, filled = (tmp_path / "asked").read_text().splitlines()
+        assert re.search(r"psql .*--single-transaction .*--file=\S+\.empty\.sql --file=\S+/mlflow\.sql ", filled)
+
+
+def stand_in(program: Path, *, log: Path) -> None:
+    """One of Postgres' programs, which notes what it was asked and writes a large file if it is to write one."""
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(
+        f'#!/bin/sh\necho "${{0##*/}} $*" >> {log}\n[ "${{0##*/}}" = psql ] && exit\n'
+        f'for each; do case $each in --file=*) truncate --size {_LARGE} "${{each#--file=}}";; esac; done\n'
+    )
+    program.chmod(0o755)
 
 
 def test_a_backup_taken_while_others_write_holds_whole_commits(empty: Settings, tmp_path: Path) -> None:
