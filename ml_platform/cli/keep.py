@@ -10,7 +10,13 @@ from ml_platform.cli.console import console, write_json
 
 def backup(
     target: Annotated[str, typer.Argument(help="A folder or s3://bucket/prefix outside what is backed up.")],
-    keep: Annotated[int | None, typer.Option(min=1, help="How many finished backups stay there; default: all.")] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many finished backups stay there; what began a day ago but never finished goes. Default: all.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Copy every store into a new folder of TARGET, while the platform may be at work."""

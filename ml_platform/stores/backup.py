@@ -4,12 +4,20 @@ Belongs here: what makes up a backup, in which order it is copied and how it is 
 disk or in object storage, whose ``manifest.json`` is written last and names every file with its size and digest: one
 without it was never finished.
 
-Nothing need stop meanwhile. The commits of the lake's tables are copied first, then databases, then the files that the
-commits speak of, which stay for days when they are replaced. So a commit is in a backup wholly or not at all, and a
-promotion only together with the version that it promotes. Of a run that was at work some tables may be in it and others
-not; the next run completes it, as after a crash.
+Nothing need stop meanwhile, because each store is copied before what it speaks of: requests for training (which name
+the run that took them up), Dagster's events, the commits of the ledger of promotions, the other databases, the
+catalog's commits, those of all other tables, and last the files that commits and databases name, which stay for days
+when they are replaced. So a commit is in a backup wholly or not at all, and after a return
+
+- every promotion is of a version that the registry has, and every table version that a registered version pins is in
+  the lake with the rows that it had, so that its number is not given to others;
+- Dagster's events are never newer than lake and ledger: what Dagster knows was made is there.
+
+The lake may be ahead of the databases, and the registry of ledger and Dagster, as after a crash: the next run completes
+what a run at work left.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -18,20 +26,25 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path, PurePath
+from typing import IO, Literal, cast
 
 from ml_platform.settings import Settings, place
+from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.delta_log import forget_open_tables
-from ml_platform.stores.files import write_whole
+from ml_platform.stores.ledger import TABLE as PROMOTIONS
+from ml_platform.stores.training_requests import TABLE as REQUESTS
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _STAMP = "%Y-%m-%dT%H%M%SZ"
-_COMMITS = "/_delta_log/"
+_LOG = "_delta_log"
+_DAGSTER = "dagster"
+_LOGS_OF_THEIR_OWN_TURN = tuple(f"{table}/{_LOG}/" for table in (REQUESTS, PROMOTIONS, CATALOG))
 _POINTER = "_last_checkpoint"
 """Of a table's log: it may speak of a checkpoint that was made since the commits were listed; without it they are."""
 
@@ -52,6 +65,15 @@ END $$;
 """SQL that drops what a schema may hold, but not the schema, which need not be the user's."""
 
 _AT_ONCE = 8
+_PIECE = 2**20
+_BLOCK = 2**24
+"""Of a file in object storage: what is asked for at once. An upload has 10,000 of them at most."""
+
+_READS = 3
+"""How often a file is read that is replaced by another while it is."""
+
+_AT_WORK_AT_MOST = timedelta(days=1)
+"""How long a folder without a manifest may be of a backup that is still made; the chart ends its own after 4 hours."""
 
 
 class BackupError(RuntimeError):
@@ -87,9 +109,9 @@ class Stores:
         if settings.feast_registry_url:
             databases["feast"] = settings.feast_registry_url
         if settings.dagster_storage_url:
-            databases["dagster"] = settings.dagster_storage_url
+            databases[_DAGSTER] = settings.dagster_storage_url
         else:
-            places["dagster"] = settings.dagster_home
+            places[_DAGSTER] = settings.dagster_home
         return cls(places, {name: url.removeprefix("sqlite:///") for name, url in databases.items()})
 
 
@@ -115,7 +137,8 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
     Args:
         settings: whose stores.
         target: a folder or ``s3://bucket/prefix``, which may hold earlier backups.
-        keep: how many finished backups stay there, this one included; all if absent.
+        keep: how many finished backups stay there, this one included, and nothing of those that were begun more than a
+            day ago and not finished; all if absent.
 
     Raises:
         BackupError: a database could not be dumped, or the target lies within what is backed up.
@@ -125,7 +148,7 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
     for name, source in stores.places.items():
         if str(root).startswith(f"{source}/"):
             raise BackupError(f"{target} lies within {source} ({name}), which is backed up: name a place outside")
-    commits = [name for name in _names(stores.places["lake"]) if _COMMITS in f"/{name}"]
+    lake = stores.places["lake"]
     files: dict[str, tuple[int, str]] = {}
 
     def keep_all(part: str, names: Sequence[str]) -> None:
@@ -133,14 +156,31 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
         copied = pool.map(lambda name: _kept(source / name, root / part / name), names)
         files.update({f"{part}/{name}": told for name, told in zip(names, copied, strict=True) if told is not None})
 
+    def keep_log(table: str) -> None:
+        log = f"{table}/{_LOG}"
+        keep_all("lake", [f"{log}/{name}" for name in _names(lake / log)])
+
+    def keep_database(name: str) -> None:
+        if (dump := _dumped(stores.databases[name], Path(scratch) / name)) is not None:
+            files[f"databases/{name}"] = _copied(dump, root / "databases" / name)
+
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
-        # The catalog's own log is cleaned up within minutes: what was listed is copied while it is there.
-        keep_all("lake", commits)
-        for name, url in stores.databases.items():
-            if (dump := _dumped(url, Path(scratch) / name)) is not None:
-                files[f"databases/{name}"] = _copied(dump, root / "databases" / name)
+        # The order is what a backup is worth: see the module's docstring.
+        keep_log(REQUESTS)
+        if _DAGSTER in stores.databases:
+            keep_database(_DAGSTER)
+        else:
+            keep_all(_DAGSTER, _names(stores.places[_DAGSTER]))
+        keep_log(PROMOTIONS)
+        for name in stores.databases:
+            if name != _DAGSTER:
+                keep_database(name)
+        # The catalog's log is cleaned up within minutes: it alone is listed, and what was listed is copied at once.
+        keep_log(CATALOG)
+        keep_all("lake", [n for n in _names(lake) if _is_of_a_log(n) and not n.startswith(_LOGS_OF_THEIR_OWN_TURN)])
         for part, source in stores.places.items():
-            keep_all(part, [name for name in _names(source) if part != "lake" or _COMMITS not in f"/{name}"])
+            if part != _DAGSTER:
+                keep_all(part, [name for name in _names(source) if part != "lake" or not _is_of_a_log(name)])
     manifest = {
         "format": _FORMAT,
         "begun_at": begun_at.isoformat(),
@@ -148,12 +188,16 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
         "parts": sorted(_parts(stores)),
         "files": files,
     }
-    _write(root / MANIFEST, json.dumps(manifest, indent=1).encode())
+    with _opened(root / MANIFEST, "wb") as file:
+        file.write(json.dumps(manifest, indent=1).encode())
     if keep is not None:
-        for old in backups(target)[:-keep]:
+        finished = backups(target)
+        for old in finished[:-keep]:
             # Without its manifest it is none any more, also if this ends half-way.
             (old.root / MANIFEST).unlink()
             _remove(old.root)
+        for left in _abandoned(place(target), before=finished[-1].begun_at):
+            _remove(left)
     return _read(root)
 
 
@@ -175,7 +219,7 @@ def damaged(backup: Backup) -> list[str]:
 
     def broken(name: str) -> bool:
         try:
-            return _told_of((backup.root / name).read_bytes()) != backup.files[name]
+            return _copied(backup.root / name, None) != backup.files[name]
         except FileNotFoundError:
             return True
 
@@ -218,9 +262,9 @@ def restore(settings: Settings, backup: Backup, *, on_part: Callable[[str], None
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_AT_ONCE) as pool:
         for name, url in stores.databases.items():
             on_part(f"database {name}")
-            kept = backup.root / "databases" / name
+            kept = backup.root / "databases" / name if f"databases/{name}" in backup.files else None
             try:
-                _refill(url, kept.read_bytes() if f"databases/{name}" in backup.files else None, Path(scratch) / name)
+                _refill(url, kept, Path(scratch) / name)
             except BackupError as error:
                 raise BackupError(f"{error}; replaced so far: {', '.join(done) or 'nothing'}") from None
             done.append(f"database {name}")
@@ -229,8 +273,8 @@ def restore(settings: Settings, backup: Backup, *, on_part: Callable[[str], None
             names = [name for name in backup.files if name.startswith(f"{part}/")]
             _remove(target)
             for _ in pool.map(
-                lambda name, part=part, target=target: _write(
-                    target / name.removeprefix(f"{part}/"), (backup.root / name).read_bytes()
+                lambda name, part=part, target=target: _copied(
+                    backup.root / name, target / name.removeprefix(f"{part}/")
                 ),
                 names,
             ):
@@ -253,6 +297,22 @@ def _read(root: Path) -> Backup:
         raise BackupError(f"{root / MANIFEST} cannot be read: {error}") from None
 
 
+def _abandoned(target: Path, *, before: datetime) -> list[Path]:
+    """Folders of backups that were begun before a moment and killed, or whose removal was."""
+    until = min(before, datetime.now(UTC) - _AT_WORK_AT_MOST)
+    named = [each for each in target.iterdir() if (begun_at := _stamped(each.name)) is not None and begun_at < until]
+    return [each for each in named if each.is_dir() and not (each / MANIFEST).exists()]
+
+
+def _stamped(name: str) -> datetime | None:
+    """The moment that a backup's folder is named for; None if it is not named as one."""
+    try:
+        moment = datetime.strptime(name, _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return moment if moment.strftime(_STAMP) == name else None
+
+
 def _parts(stores: Stores) -> frozenset[str]:
     """What a backup of these stores is made of, with the kind of each database."""
     kinds = {name: "Postgres" if _is_postgres(url) else "SQLite" for name, url in stores.databases.items()}
@@ -267,33 +327,51 @@ def _names(source: Path) -> list[str]:
     return sorted(name.removeprefix(root) for name in source.fs.find(source.path) if name.startswith(root))
 
 
+def _is_of_a_log(name: str) -> bool:
+    """Whether a file of the lake is of a table's log."""
+    return f"/{_LOG}/" in f"/{name}"
+
+
 def _kept(source: Path, target: Path) -> tuple[int, str] | None:
     """Copy one file into the backup; None if it was removed meanwhile, or is none that is kept."""
     if source.name == _POINTER or source.name.endswith((".lock", ".tmp", *_BESIDE_SQLITE)):
         return None
-    try:
-        if not isinstance(source, PurePath) or not _is_sqlite(source):
-            return _copied(source, target)
-        with tempfile.TemporaryDirectory() as scratch:
-            return _copied(_sqlite_copy(source, Path(scratch) / source.name), target)
-    except FileNotFoundError:
-        return None
+    for attempt in range(1, _READS + 1):
+        try:
+            if not isinstance(source, PurePath) or not _is_sqlite(source):
+                return _copied(source, target)
+            with tempfile.TemporaryDirectory() as scratch:
+                return _copied(_sqlite_copy(source, Path(scratch) / source.name), target)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # Object storage says so of an object that became another since it was opened.
+            if error.errno != errno.EBUSY or attempt == _READS:
+                raise
+    raise AssertionError("unreachable")
 
 
-def _copied(source: Path, target: Path) -> tuple[int, str]:
-    content = source.read_bytes()
-    _write(target, content)
-    return _told_of(content)
+def _copied(source: Path, target: Path | None) -> tuple[int, str]:
+    """Copy a file of any size, a piece at a time, or only read it; size and digest of what was read."""
+    size, digest = 0, hashlib.blake2b(digest_size=16)
+    with ExitStack() as opened:
+        read = opened.enter_context(_opened(source, "rb"))
+        written = None if target is None else opened.enter_context(_opened(target, "wb"))
+        while piece := read.read(_PIECE):
+            size += len(piece)
+            digest.update(piece)
+            if written is not None:
+                written.write(piece)
+    return size, digest.hexdigest()
 
 
-def _told_of(content: bytes) -> tuple[int, str]:
-    return len(content), hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    if isinstance(path, PurePath):
+def _opened(path: Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
+    if not isinstance(path, PurePath):
+        # By default it would read ahead, and gather for an upload, more than a pod may have for each of several files.
+        return cast(IO[bytes], path.fs.open(path.path, mode, block_size=_BLOCK))
+    if mode == "wb":
         path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    return path.open(mode)
 
 
 def _remove(root: Path) -> None:
@@ -330,21 +408,26 @@ def _dumped(url: str, dump: Path) -> Path | None:
     return dump
 
 
-def _refill(url: str, content: bytes | None, dump: Path) -> None:
+def _refill(url: str, kept: Path | None, scratch: Path) -> None:
     """Have a database hold what was dumped and nothing else, at once or not at all."""
     if not _is_postgres(url):
+        draft = Path(f"{url}.tmp")
+        if kept is not None:
+            _copied(kept, draft)
         for suffix in ("", *_BESIDE_SQLITE):
             Path(f"{url}{suffix}").unlink(missing_ok=True)
-        if content is not None:
-            write_whole(Path(url), content)
+        if kept is not None:
+            draft.replace(url)
         return
-    dump.write_bytes(content or b"")
-    script = dump.with_suffix(".sql")
-    _run("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(dump))
+    if kept is None:
+        raise BackupError(f"the backup has no dump of {url}")
+    _copied(kept, scratch)
+    emptied, filled = scratch.with_suffix(".empty.sql"), scratch.with_suffix(".sql")
     # Everything that is there goes, also tables that the dump knows nothing of: another version may have made them.
-    script.write_text(_EMPTY + script.read_text())
+    emptied.write_text(_EMPTY)
+    _run("pg_restore", "--no-owner", "--no-privileges", f"--file={filled}", str(scratch))
     options = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
-    _run("psql", *options, f"--file={script}", f"--dbname={_libpq(url)}")
+    _run("psql", *options, f"--file={emptied}", f"--file={filled}", f"--dbname={_libpq(url)}")
 
 
 def _holds_something(url: str) -> bool:

@@ -2,17 +2,27 @@
 
 import json
 import multiprocessing
+import re
 import shutil
+import sqlite3
 import time
+import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePath
 
+import polars as pl
 import pytest
 from click.testing import Result
 
-from ml_platform.settings import Settings, load
+from ml_platform.core.promotion import Decision
+from ml_platform.settings import Settings, load, place
+from ml_platform.stores import backup as backup_module
 from ml_platform.stores.backup import MANIFEST, BackupError, Stores, back_up, backups, damaged, restore
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.training_requests import TABLE, TrainingRequests
 from ml_platform_tests.small_home import build_home
 
@@ -111,6 +121,40 @@ def test_the_oldest_backups_beyond_those_to_keep_are_removed(empty: Settings, tm
     assert not made[0].root.exists()
 
 
+@pytest.mark.parametrize("target", ["{folder}/backups", "memory://{folder}/backups"])
+def test_what_backups_left_that_were_killed_goes_with_those_not_to_keep_and_nothing_else(
+    target: str, empty: Settings, tmp_path: Path
+) -> None:
+    target = target.format(folder=tmp_path)
+    where, now = place(target), datetime.now(UTC)
+
+    def put(name: str, file: str = "lake/raw/x/_delta_log/00000000000000000000.json") -> str:
+        if isinstance(where, PurePath):
+            (where / name / file).parent.mkdir(parents=True, exist_ok=True)
+        (where / name / file).write_bytes(b"{}")
+        return name
+
+    def stamp(hours_ago: float) -> str:
+        return f"{now - timedelta(hours=hours_ago):%Y-%m-%dT%H%M%SZ}"
+
+    killed = {put(stamp(25)), put(stamp(24 * 400)), put(stamp(72), "databases/mlflow")}
+    others = {
+        put(stamp(23)),
+        put("2999-01-01T000000Z"),
+        put("notes"),
+        put(f"{stamp(72)}-kept"),
+        put("2013-1-1T000000Z"),
+    }
+    (where / stamp(96)).write_bytes(b"no folder")
+    others.add(stamp(96))
+
+    finished = {back_up(empty, target).root.name}
+    assert {each.name for each in where.iterdir()} == killed | others | finished
+    time.sleep(1.1)  # a backup is named for its second
+    finished.add(back_up(empty, target, keep=2).root.name)
+    assert {each.name for each in where.iterdir()} == others | finished
+
+
 def test_a_target_within_what_is_backed_up_is_refused(home: Settings) -> None:
     with pytest.raises(BackupError, match=r"lies within .* name a place outside"):
         back_up(home, str(home.home / "lake" / "backups"))
@@ -126,6 +170,50 @@ def test_a_backup_is_not_restored_into_stores_of_another_kind(empty: Settings, t
 def test_an_mlflow_server_is_refused_since_its_database_is_elsewhere() -> None:
     with pytest.raises(BackupError, match="let it name the database"):
         Stores.of(load({"ML_PLATFORM_MLFLOW_TRACKING_URI": "http://mlflow:5000"}))
+
+
+_LARGE = 64 * 2**20
+
+
+@pytest.mark.parametrize("database", ["SQLite", "Postgres"])
+def test_no_file_or_dump_need_fit_into_memory(
+    database: str, empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.landing.mkdir(parents=True)
+    with (empty.landing / "large").open("wb") as file:
+        file.truncate(_LARGE)
+    if database == "SQLite":
+        tell(registry_file(empty), "large", "0" * _LARGE)
+    else:
+        programs = tmp_path / "programs"
+        for name in ("pg_dump", "pg_restore", "psql"):
+            stand_in(programs / name, log=tmp_path / "asked")
+        monkeypatch.setenv("PATH", str(programs), prepend=":")
+        empty = replace(empty, mlflow_tracking_uri="postgresql://user@db/mlflow")
+    tracemalloc.start()
+    try:
+        made = back_up(empty, str(tmp_path / "backups"))
+        restore(empty, made)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [name for name, (size, _) in made.files.items() if size >= _LARGE] == ["databases/mlflow", "landing/large"]
+    assert most < _LARGE / 2
+    if database == "SQLite":
+        assert told(registry_file(empty)) == {"large": "0" * _LARGE}
+    else:
+        *_, filled = (tmp_path / "asked").read_text().splitlines()
+        assert re.search(r"psql .*--single-transaction .*--file=\S+\.empty\.sql --file=\S+/mlflow\.sql ", filled)
+
+
+def stand_in(program: Path, *, log: Path) -> None:
+    """One of Postgres' programs, which notes what it was asked and writes a large file if it is to write one."""
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(
+        f'#!/bin/sh\necho "${{0##*/}} $*" >> {log}\n[ "${{0##*/}}" = psql ] && exit\n'
+        f'for each; do case $each in --file=*) truncate --size {_LARGE} "${{each#--file=}}";; esac; done\n'
+    )
+    program.chmod(0o755)
 
 
 def test_a_backup_taken_while_others_write_holds_whole_commits(empty: Settings, tmp_path: Path) -> None:
@@ -158,3 +246,88 @@ def write_on(home: str) -> None:
     requests = TrainingRequests(Lake.of(load({"ML_PLATFORM_HOME": home})))
     for number in range(10_000):
         requests.ask(f"model_{number:05}", "analyst", "as fast as it goes")
+
+
+@pytest.mark.parametrize("rounds_before", [0, 1])
+def test_after_a_return_no_store_speaks_of_what_another_lacks(
+    rounds_before: int, empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each step of the backup a run trains on a table that it has just written, and promotes."""
+    for number in range(1, rounds_before + 1):
+        train_and_promote(empty, number)
+    rounds = [rounds_before]
+
+    def with_a_round_around(step: Callable[..., object]) -> Callable[..., object]:
+        def stepped(*arguments: object) -> object:
+            rounds.append(rounds[-1] + 1)
+            train_and_promote(empty, rounds[-1])
+            answer = step(*arguments)
+            rounds.append(rounds[-1] + 1)
+            train_and_promote(empty, rounds[-1])
+            return answer
+
+        return stepped
+
+    with monkeypatch.context() as patched:
+        for step in ("_names", "_dumped"):
+            patched.setattr(backup_module, step, with_a_round_around(getattr(backup_module, step)))
+        made = back_up(empty, str(tmp_path / "backups"))
+    copy = load({"ML_PLATFORM_HOME": str(tmp_path / "copy")})
+    restore(copy, made)
+
+    lake, dagster, registered = Lake.of(copy), told(dagster_file(copy)), told(registry_file(copy))
+    assert 0 < len(registered) < rounds[-1], "the backup was made while rounds went on"
+    pinned = {version: json.loads(pin) for version, pin in registered.items()}
+    assert {v: lake.read("raw/x", version=pin)["round"].to_list() for v, pin in pinned.items()} == {
+        version: [int(version)] for version in pinned
+    }
+    assert all(lake.partitions("raw/x", pin) for pin in pinned.values())
+    promoted = {str(version) for version in Ledger(lake).history("m")["version"]}
+    assert promoted <= set(registered)
+    assert {number for number, event in dagster.items() if event == "promoted"} <= promoted
+    runs = Lake.of(copy).read(TABLE)["taken_by_run"].to_list() if lake.exists(TABLE) else []
+    assert {run for run in runs if run} <= set(dagster)
+    train_and_promote(copy, 1_000)
+
+
+def train_and_promote(settings: Settings, number: int) -> None:
+    """What a run leaves in lake, registry, ledger and Dagster, where each model version is named for its round."""
+    lake = Lake.of(settings)
+    requests, ledger = TrainingRequests(lake), Ledger(lake)
+    if requests.waiting("m") is None:
+        requests.ask("m", "analyst", "new labels")
+    tell(dagster_file(settings), str(number), "started")
+    requests.take("m", str(number))
+    pinned = lake.write("raw/x", pl.DataFrame({"round": [number]}), sort_by=["round"]).delta_version
+    tell(registry_file(settings), str(number), json.dumps(pinned))
+    champion = ledger.champion("m")
+    ledger.record(
+        "m",
+        number,
+        Decision(promote=True, rule="first_champion", reason="every gate holds", gates=()),
+        expected_current=None if champion is None else champion.version,
+        watermark=datetime(2013, 1, 1, tzinfo=UTC),
+        by="automation",
+        run_id=str(number),
+    )
+    tell(dagster_file(settings), str(number), "promoted")
+
+
+def dagster_file(settings: Settings) -> Path:
+    return settings.dagster_home / "events.db"
+
+
+def registry_file(settings: Settings) -> Path:
+    return Path(settings.mlflow_tracking_uri.removeprefix("sqlite:///"))
+
+
+def tell(database: Path, name: str, fact: str) -> None:
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, fact TEXT)")
+        connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, fact))
+
+
+def told(database: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return dict(connection.execute("SELECT name, fact FROM facts").fetchall())
