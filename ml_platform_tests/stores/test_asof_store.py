@@ -379,6 +379,21 @@ def test_a_result_is_kept_and_read_again_and_not_overwritten_unless_asked(
     assert len(store.get_saved_dataset("kept").to_df()) == 2
 
 
+def test_a_kept_result_is_read_when_its_rows_are_asked_for_and_once(tmp_path: Path, store: FeatureStore) -> None:
+    file = tmp_path / "kept.parquet"
+    job = store.get_historical_features(ASKED, ["stats:rate"])
+    store.create_saved_dataset(job, "kept", SavedDatasetFileStorage(path=str(file)))
+    read = store.get_saved_dataset("kept")
+    rows = read.to_df()
+    file.unlink()
+    pd.testing.assert_frame_equal(read.to_df(), rows)
+    # Feast asks for what it knows of a set, its profile say, where the rows are gone.
+    gone = store.get_saved_dataset("kept")
+    assert gone.features == ["stats:rate"]
+    with pytest.raises(FileNotFoundError, match=r"no Parquet file or folder .*kept\.parquet"):
+        gone.to_df()
+
+
 def test_served_features_are_logged_and_read_again(tmp_path: Path, store: FeatureStore) -> None:
     for name, partition_by in (("plain", None), ("parts", ["driver"])):
         destination = FileLoggingDestination(path=str(tmp_path / name), partition_by=partition_by)
