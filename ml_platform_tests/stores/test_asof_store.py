@@ -362,6 +362,20 @@ def test_rows_are_added_to_a_source_in_its_own_order_of_columns(tmp_path: Path, 
         store.write_to_offline_store("stats", more[["rate", "driver", "ts", "made", "trips"]], reorder_columns=False)
 
 
+@pytest.mark.parametrize(("name", "part"), [("stats.pq", ""), ("stats.parquet", "part-0.parquet")])
+def test_a_file_or_folder_may_have_any_name(tmp_path: Path, name: str, part: str) -> None:
+    place, store = tmp_path / name, project(tmp_path)
+    STATS.write_parquet(place / part, mkdir=True)
+    source = FileSource(path=str(place), timestamp_field="ts", created_timestamp_column="made")
+    store.apply([DRIVER, stats_view(source)])
+    more = pd.DataFrame({"driver": [1], "ts": [T0 + 4 * DAY], "made": [T0 + 4 * DAY], "rate": [0.9], "trips": [9]})
+    store.write_to_offline_store("stats", more)
+    assert asked(store)["rate"].to_list() == [0.7, 0.25, 0.9, *RATES[3:]]
+    job = store.get_historical_features(ASKED.head(2), ["stats:rate"])
+    job.persist(SavedDatasetFileStorage(path=str(place)), allow_overwrite=True)
+    assert pl.read_parquet(place)["rate"].to_list() == [0.7, 0.25]
+
+
 @pytest.mark.parametrize("saved", ["set.parquet", "set", "delta"])
 def test_a_result_is_kept_and_read_again_and_not_overwritten_unless_asked(
     tmp_path: Path, store: FeatureStore, saved: str
