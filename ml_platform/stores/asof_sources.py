@@ -153,7 +153,7 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
         write_deltalake(delta, table.cast(pa.schema(delta.schema().to_arrow())), mode="append")
         return
     files, path = _filesystem(place, options)
-    if not place.endswith(".parquet"):
+    if not _one_file(files, path):
         first = pq.ParquetDataset(path, filesystem=files).files[0]
         table = table.cast(pq.read_schema(first, filesystem=files))
         pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
@@ -183,7 +183,7 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
         mode = "overwrite" if allow_overwrite else "error"
         schema_mode = "overwrite" if allow_overwrite else None
         write_deltalake(place, table, mode=mode, schema_mode=schema_mode, storage_options=options)
-    elif place.endswith(".parquet"):
+    elif _one_file(files, path):
         _put(files, path, table)
     else:
         # One by one: deltalake's file system of object storage cannot empty a folder.
@@ -284,6 +284,12 @@ def _filesystem(place: str, options: Mapping[str, str]) -> "tuple[FileSystem, st
 
     root, _, name = place.rstrip("/").rpartition("/")
     return PyFileSystem(DeltaStorageHandler(root, dict(options))), name
+
+
+def _one_file(files: "FileSystem", path: str) -> bool:
+    """Whether a place is one Parquet file or a folder of them; where nothing is, the name says what it is to be."""
+    found = files.get_file_info(path)
+    return path.endswith(".parquet") if found.type.name == "NotFound" else bool(found.is_file)
 
 
 def _put(files: "FileSystem", path: str, table: pa.Table) -> None:

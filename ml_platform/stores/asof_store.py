@@ -7,6 +7,7 @@ given, a Delta source at a relative path is a table of the lake. Why not a stock
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +121,9 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
             max_event_timestamp=asking[at].max(),
         )
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        return AsOfRetrievalJob(config, asking, on_demand, full_feature_names=full_feature_names, metadata=metadata)
+        return AsOfRetrievalJob(
+            config, lambda: asking, on_demand, full_feature_names=full_feature_names, metadata=metadata
+        )
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -136,12 +139,13 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         """The newest row of each key in ``[start_date, end_date]``; what ``feast materialize`` writes."""
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *order]
-        rows = _pulled(config, data_source, columns, order, start_date, end_date)
-        newest = newest_of_each(rows, join_key_columns, timestamp_field, created_timestamp_column or None)
-        found = newest.collect(engine="streaming").sort(timestamp_field, *join_key_columns)
-        if not join_key_columns:
-            found = found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
-        return AsOfRetrievalJob(config, found, [], full_feature_names=False, metadata=None)
+
+        def newest() -> pl.DataFrame:
+            rows = _pulled(config, data_source, columns, order, start_date, end_date)
+            found = newest_of_each(rows, join_key_columns, timestamp_field, created_timestamp_column or None)
+            return _keyed(found.collect(engine="streaming").sort(timestamp_field, *join_key_columns), join_key_columns)
+
+        return AsOfRetrievalJob(config, newest, [], full_feature_names=False, metadata=None)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -157,10 +161,12 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         """Every row in ``[start_date, end_date]``."""
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *order]
-        rows = _pulled(config, data_source, columns, order, start_date, end_date)
-        if not join_key_columns:
-            rows = rows.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
-        return AsOfRetrievalJob(config, rows.collect(), [], full_feature_names=False, metadata=None)
+
+        def every() -> pl.DataFrame:
+            rows = _pulled(config, data_source, columns, order, start_date, end_date)
+            return _keyed(rows.collect(), join_key_columns)
+
+        return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None)
 
     @staticmethod
     def offline_write_batch(
@@ -224,12 +230,15 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
 
 
 class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
-    """A result that is computed already; Feast adds the on-demand views."""
+    """A result that is computed when it is first asked for, and once; Feast adds the on-demand views.
+
+    Not before: Feast makes jobs that it may never run, as for the rows of a saved dataset whose profile it has kept.
+    """
 
     def __init__(
         self,
         config: RepoConfig,
-        frame: pl.DataFrame,
+        compute: Callable[[], pl.DataFrame],
         on_demand: Sequence[OnDemandFeatureView],
         *,
         full_feature_names: bool,
@@ -237,10 +246,14 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._config = config
-        self._frame = frame
+        self._compute = compute
         self._on_demand = list(on_demand)
         self._full_feature_names = full_feature_names
         self._metadata = metadata
+
+    @cached_property
+    def _frame(self) -> pl.DataFrame:
+        return self._compute()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
@@ -299,6 +312,11 @@ def _pulled(
     return rows.between(times[0], first, last).select(
         *wanted, *(sources.moment(rows, name).alias(name) for name in times)
     )
+
+
+def _keyed(found: pl.DataFrame, join_keys: Sequence[str]) -> pl.DataFrame:
+    """Rows with the key that Feast looks up where a view has none."""
+    return found if join_keys else found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
 
 
 def _with_usual_types(table: pa.Table) -> pa.Table:

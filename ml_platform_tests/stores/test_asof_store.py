@@ -362,6 +362,20 @@ def test_rows_are_added_to_a_source_in_its_own_order_of_columns(tmp_path: Path, 
         store.write_to_offline_store("stats", more[["rate", "driver", "ts", "made", "trips"]], reorder_columns=False)
 
 
+@pytest.mark.parametrize(("name", "part"), [("stats.pq", ""), ("stats.parquet", "part-0.parquet")])
+def test_a_file_or_folder_may_have_any_name(tmp_path: Path, name: str, part: str) -> None:
+    place, store = tmp_path / name, project(tmp_path)
+    STATS.write_parquet(place / part, mkdir=True)
+    source = FileSource(path=str(place), timestamp_field="ts", created_timestamp_column="made")
+    store.apply([DRIVER, stats_view(source)])
+    more = pd.DataFrame({"driver": [1], "ts": [T0 + 4 * DAY], "made": [T0 + 4 * DAY], "rate": [0.9], "trips": [9]})
+    store.write_to_offline_store("stats", more)
+    assert asked(store)["rate"].to_list() == [0.7, 0.25, 0.9, *RATES[3:]]
+    job = store.get_historical_features(ASKED.head(2), ["stats:rate"])
+    job.persist(SavedDatasetFileStorage(path=str(place)), allow_overwrite=True)
+    assert pl.read_parquet(place)["rate"].to_list() == [0.7, 0.25]
+
+
 @pytest.mark.parametrize("saved", ["set.parquet", "set", "delta"])
 def test_a_result_is_kept_and_read_again_and_not_overwritten_unless_asked(
     tmp_path: Path, store: FeatureStore, saved: str
@@ -377,6 +391,21 @@ def test_a_result_is_kept_and_read_again_and_not_overwritten_unless_asked(
         job.persist(storage)
     store.get_historical_features(ASKED.head(2), ["stats:rate"]).persist(storage, allow_overwrite=True)
     assert len(store.get_saved_dataset("kept").to_df()) == 2
+
+
+def test_a_kept_result_is_read_when_its_rows_are_asked_for_and_once(tmp_path: Path, store: FeatureStore) -> None:
+    file = tmp_path / "kept.parquet"
+    job = store.get_historical_features(ASKED, ["stats:rate"])
+    store.create_saved_dataset(job, "kept", SavedDatasetFileStorage(path=str(file)))
+    read = store.get_saved_dataset("kept")
+    rows = read.to_df()
+    file.unlink()
+    pd.testing.assert_frame_equal(read.to_df(), rows)
+    # Feast asks for what it knows of a set, its profile say, where the rows are gone.
+    gone = store.get_saved_dataset("kept")
+    assert gone.features == ["stats:rate"]
+    with pytest.raises(FileNotFoundError, match=r"no Parquet file or folder .*kept\.parquet"):
+        gone.to_df()
 
 
 def test_served_features_are_logged_and_read_again(tmp_path: Path, store: FeatureStore) -> None:
