@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Never
 
@@ -38,7 +38,7 @@ def write(lake: Lake, generation: int, days: Sequence[str], rows: int = ROWS) ->
 class DiesBeforeRecording(Lake):
     """Dies by SIGKILL when the data are committed and nothing is recorded of them."""
 
-    def _append_records(self, states: Sequence[PartitionState]) -> Never:
+    def _append_records(self, states: Sequence[PartitionState], files: Mapping[str, Sequence[str]]) -> Never:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
