@@ -36,6 +36,7 @@ from typing import IO, Literal, cast
 from ml_platform.settings import Settings, place
 from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.delta_log import forget_open_tables
+from ml_platform.stores.files import write_whole
 from ml_platform.stores.ledger import TABLE as PROMOTIONS
 from ml_platform.stores.training_requests import TABLE as REQUESTS
 
@@ -188,8 +189,8 @@ def back_up(settings: Settings, target: str, *, keep: int | None = None) -> Back
         "parts": sorted(_parts(stores)),
         "files": files,
     }
-    with _opened(root / MANIFEST, "wb") as file:
-        file.write(json.dumps(manifest, indent=1).encode())
+    # What has one is finished: it is there whole or not at all.
+    write_whole(root / MANIFEST, json.dumps(manifest, indent=1).encode())
     if keep is not None:
         finished = backups(target)
         for old in finished[:-keep]:
