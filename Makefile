@@ -8,6 +8,9 @@ UV_VERSION := 0.13.9
 DEV := $(VENV)/dev.stamp
 RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 
+# As many processes run the tests as the machine has cores, up to four.
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+
 .DEFAULT_GOAL := help
 .PHONY: help run up test test-deploy test-slow test-kills bench study check check-format check-lint check-types check-imports check-definitions \
 	format lock clean
@@ -22,13 +25,13 @@ up: $(RUN) ## Serve the Dagster UI with its sensors, the MLflow UI and the repor
 	@exec $(BIN)/ml-platform up
 
 test: $(DEV) ## Every test of at most a minute or so
-	$(BIN)/pytest -m "not slow and not deploy"
+	$(PYTEST) -m "not slow and not deploy"
 
 test-deploy: $(DEV) ## What is shipped to run elsewhere: shared stores on real servers, Kubernetes, image, chart
-	$(BIN)/pytest -m deploy --timeout 1800
+	$(PYTEST) -m deploy --timeout 1800
 
 test-slow: $(DEV) ## The tests that drive daemons for days of landing, kill processes, or take minutes
-	$(BIN)/pytest -m "slow and not kills and not deploy" --timeout 1800
+	$(PYTEST) -m "slow and not kills and not deploy" --timeout 1800
 
 test-kills: $(DEV) ## A week of landing killed at every write, and at random with real daemons
 	$(BIN)/pytest -m kills --timeout 1800

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,29 @@ for _name in [*os.environ]:
     if _name.startswith(("PG", "AWS_", "ML_PLATFORM_")) and not _name.startswith(_OF_TESTS):
         del os.environ[_name]
 prepare_environment()
+
+
+_TAKE_LONG = ("finished_home", "three_weeks", "eleven_days", "finished", "stores", "cluster_stores")
+"""Fixtures that take long to make, and are made once for all tests that use them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_ = "skip, and name, what has not begun by this moment: seconds since 1970"
+    parser.addoption("--begin-by", type=float, metavar="SECONDS", help=help_)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.time() > (item.config.getoption("begin_by") or float("inf")):
+        pytest.skip("the time for tests was over (--begin-by)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, those of a file, and those that share what takes long, are run by one."""
+    for item in items:
+        shared = [name for name in _TAKE_LONG if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,10 @@ def test_a_worker_that_lives_keeps_its_trial_however_long_that_takes(database: s
         slow.go()
         slow.expect("in the trial")
         fast.go()
+        end = time.monotonic() + PATIENCE_SECONDS
+        while sum(trial.state in FINISHED for trial in trials_of(database, "slow")) < 3:
+            assert time.monotonic() < end, "the other did not make its three trials"
+            time.sleep(0.5)
         time.sleep(PULSE.silence + 4)
         assert fast.process.poll() is None, "it did not wait for the trial of the other"
         states = Counter(t.state for t in trials_of(database, "slow"))

@@ -18,7 +18,8 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._core.workspace.load_target import GrpcServerTarget
+from dagster._grpc.client import DagsterGrpcClient
 from dagster_graphql.client.query import LAUNCH_PIPELINE_EXECUTION_MUTATION
 from dagster_graphql.test.utils import execute_dagster_graphql
 
@@ -34,6 +35,7 @@ from ml_platform_tests.servers.shared import DATABASES, SharedStores, shared_sto
 
 DAYS_PER_RUN = 7
 UNTIL = "2013-01-21"
+LOCATION = "cut_flights"
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -78,9 +80,8 @@ class Platform:
         self, job: str, assets: Sequence[dg.AssetKey] | None = None, tags: Mapping[str, str] | None = None
     ) -> str:
         """Ask for a run as the Launchpad does; the daemon launches it. Its id."""
-        location = "cut_flights"
         selector: dict[str, Any] = {
-            "repositoryLocationName": location,
+            "repositoryLocationName": LOCATION,
             "repositoryName": "__repository__",
             "pipelineName": job,
         }
@@ -228,13 +229,9 @@ def running(cluster_stores: SharedStores, tmp_path_factory: pytest.TempPathFacto
             # MLflow's tables are made by its server, before anything asks for them: here by this process.
             ModelStore(load()).candidate("flight_delay")
             instance = stack.enter_context(dg.DagsterInstance.get())
-            daemon = stack.enter_context(Daemon(location, folder, environment))
-            target = PythonFileTarget(
-                python_file=str(location),
-                attribute=None,
-                working_directory=str(location.parent),
-                location_name="cut_flights",
-            )
+            port = next(number for number in map(int, reversed(ports)) if is_free("127.0.0.1", number))
+            daemon = stack.enter_context(Daemon(location, folder, environment, port))
+            target = GrpcServerTarget("127.0.0.1", port, None, LOCATION)
             workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
         yield Platform(instance, workspace, cluster, told, environment, made, cluster_stores, credentials, daemon)
 
@@ -262,14 +259,16 @@ def _environment(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 class Daemon:
-    """Dagster's daemon in a process of its own, in the terms of which it launches and watches runs."""
+    """Dagster's daemon and the server of its code location, in processes of their own."""
 
-    def __init__(self, location: Path, folder: Path, environment: Mapping[str, str]) -> None:
-        self._workspace, self._log = folder / "workspace.yaml", folder / "daemon.log"
-        place = {"relative_path": str(location), "working_directory": str(location.parent)}
-        named = {**place, "location_name": "cut_flights"}
-        self._workspace.write_text(yaml.safe_dump({"load_from": [{"python_file": named}]}))
-        self._process = self._start(environment)
+    def __init__(self, location: Path, folder: Path, environment: Mapping[str, str], port: int) -> None:
+        self._workspace, self._log, self._port = folder / "workspace.yaml", folder / "daemon.log", port
+        server = {"host": "127.0.0.1", "port": port, "location_name": LOCATION}
+        self._workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+        code = ["--python-file", str(location), "--working-directory", str(location.parent)]
+        self._code_server = ["dagster", "code-server", "start", "--port", str(port), "--location-name", LOCATION, *code]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._start(environment)
 
     def __enter__(self) -> "Daemon":
         return self
@@ -279,23 +278,35 @@ class Daemon:
 
     def restart(self, environment: Mapping[str, str]) -> None:
         self._end()
-        self._process = self._start(environment)
+        self._start(environment)
 
-    def _start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    def _start(self, environment: Mapping[str, str]) -> None:
+        self._begin(self._code_server, environment)
+        client, end = DagsterGrpcClient(port=self._port, host="127.0.0.1"), time.monotonic() + 300
+        while client.health_check_query() != "SERVING":
+            assert time.monotonic() < end, f"the code location is not served:\n{_tail(self._log)}"
+            time.sleep(0.25)
+        self._begin(["dagster._daemon", "run", "--workspace", str(self._workspace)], environment)
+
+    def _begin(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(self._workspace)],
-                env=dict(environment),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    env=dict(environment),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
 
     def _end(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(30)
-        finally:
-            # Its code servers are of its session.
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            finally:
+                # What it started is of its session.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        self._processes.clear()

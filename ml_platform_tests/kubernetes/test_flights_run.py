@@ -16,7 +16,7 @@ from ml_platform.core.shared_study import PLACE, SEED, WORKER
 from ml_platform.settings import load
 from ml_platform.stores.models import ModelStore
 from ml_platform_tests.kubernetes.cluster import Job
-from ml_platform_tests.kubernetes.conftest import Platform
+from ml_platform_tests.kubernetes.conftest import LOCATION, Platform
 from ml_platform_tests.kubernetes.project import TRIALS
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
@@ -57,7 +57,7 @@ def trials_of(platform: Platform, model: str) -> list[optuna.trial.FrozenTrial]:
 @pytest.fixture(scope="module")
 def made(platform: Platform) -> Made:
     repository = (
-        platform.workspace.create_request_context().get_code_location("cut_flights").get_repository("__repository__")
+        platform.workspace.create_request_context().get_code_location(LOCATION).get_repository("__repository__")
     )
     keys = [node.asset_key for node in repository.get_asset_node_snaps()]
     selected = [key for key in keys if key.path[0] in ("raw", "features", "online_features", MODEL)]

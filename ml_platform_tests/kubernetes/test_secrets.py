@@ -9,7 +9,7 @@ import pytest
 from ml_platform.automation.runs import range_tags
 from ml_platform.defs.nyc_flights.replay import replay
 from ml_platform.settings import load
-from ml_platform_tests.kubernetes.conftest import Platform, admit, shut_out
+from ml_platform_tests.kubernetes.conftest import LOCATION, Platform, admit, shut_out
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
@@ -22,7 +22,7 @@ EVERY_STORE = ("raw", "online_features")
 def begun(platform: Platform, day: str, made: Collection[str]) -> str:
     """A run of all days to this one, in its first steps."""
     context = platform.workspace.create_request_context()
-    repository = context.get_code_location("cut_flights").get_repository("__repository__")
+    repository = context.get_code_location(LOCATION).get_repository("__repository__")
     keys = [node.asset_key for node in repository.get_asset_node_snaps()]
     selected = [key for key in keys if key.path[0] in made]
     run_id = platform.launch("nyc_flights_loop", selected, range_tags(FIRST, day))
