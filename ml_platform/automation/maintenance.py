@@ -47,7 +47,7 @@ def maintenance_job() -> dg.JobDefinition:
     @dg.op(name="forget_dagster_runs", pool=_POOL, description="Dagster runs of long ago that nothing names.")
     def dagster_runs(context: dg.OpExecutionContext, platform: Platform) -> None:
         before = datetime.now(UTC) - platform.settings.keep_runs
-        forgotten = forget_dagster_runs(context.instance, platform.models, before)
+        forgotten = forget_dagster_runs(context.instance, before, named_runs(platform.models))
         context.add_output_metadata({"runs_forgotten": len(forgotten)})
 
     @dg.job(
@@ -98,10 +98,10 @@ def forget_mlflow_runs(
 
 
 def forget_dagster_runs(
-    instance: dg.DagsterInstance, models: ModelStore, before: datetime, *, dry_run: bool = False
+    instance: dg.DagsterInstance, before: datetime, named: Collection[str], *, dry_run: bool = False
 ) -> list[str]:
     """Forget Dagster's runs that ended before a moment and that nothing needs, with their output; their ids."""
-    forgotten = forgettable_runs(instance, before, named_runs(models))
+    forgotten = forgettable_runs(instance, before, named)
     if not dry_run:
         for run_id in forgotten:
             # Dagster would leave it, and nobody could find it any more.

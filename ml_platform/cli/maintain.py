@@ -22,7 +22,7 @@ def maintain(
 
     import dagster as dg
 
-    from ml_platform.automation.maintenance import forget_dagster_runs, forget_mlflow_runs, runs_under_way
+    from ml_platform.automation.maintenance import forget_dagster_runs, forget_mlflow_runs, named_runs, runs_under_way
     from ml_platform.stores.instance import prepare_dagster_home
     from ml_platform.stores.lake import Lake
     from ml_platform.stores.maintenance import maintain_tables
@@ -41,7 +41,7 @@ def maintain(
                 progress.update(f"{each.table} …")
                 done.append(each)
             mlflow_runs = forget_mlflow_runs(instance, models, before, dry_run=dry_run)
-            dagster_runs = forget_dagster_runs(instance, models, before, dry_run=dry_run)
+            dagster_runs = forget_dagster_runs(instance, before, named_runs(models), dry_run=dry_run)
     if as_json:
         write_json(
             {

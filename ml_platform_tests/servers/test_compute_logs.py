@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 from uuid import uuid4
@@ -205,11 +204,10 @@ def test_a_forgotten_run_takes_its_output_out_of_the_store(
     run.go_on()
     assert run.end() == 0, run.log
     assert len(stored()) >= 2
-    monkeypatch.setattr("ml_platform.automation.maintenance.named_runs", lambda models: set())
     monkeypatch.setenv("DAGSTER_HOME", "elsewhere")
     prepare_dagster_home(load())
     with dg.DagsterInstance.get() as instance:
         assert isinstance(instance.compute_log_manager, S3ComputeLogManager)
-        assert run.run_id in forget_dagster_runs(instance, Mock(), datetime.now(UTC))
+        assert run.run_id in forget_dagster_runs(instance, datetime.now(UTC), ())
         assert instance.get_run_by_id(run.run_id) is None
     assert not stored()
