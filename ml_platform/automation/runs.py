@@ -1,10 +1,10 @@
 """How runs of the platform are tagged: their range of days, and that their steps report partitions themselves."""
 
+import socket
 from collections.abc import Mapping
 
-from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, EXTERNALLY_MANAGED_ASSETS_TAG
-
-__all__ = ["AUTOMATION_CONDITION_TAG", "EVIDENCE_TAG", "OWN_EVENTS", "REASON_TAG", "TRIGGER_TAG", "of_model"]
+from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG as AUTOMATION_CONDITION_TAG
+from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
 
 REASON_TAG = "ml_platform/reason"
 """Why a run was started, in a sentence; every run the platform starts has it."""
@@ -15,6 +15,9 @@ TRIGGER_TAG = "ml_platform/trigger"
 EVIDENCE_TAG = "ml_platform/evidence"
 """The figures of every part of the verdict on a model's training, as JSON by name."""
 
+MADE_ON_TAG = "ml_platform/made_on"
+"""The machine of a run that a command makes in its own process: whether that lives can be seen there alone."""
+
 OWN_EVENTS: Mapping[str, str] = {EXTERNALLY_MANAGED_ASSETS_TAG: "true"}
 """Tags of runs whose steps report their own partitions (docs/adr/0004); every run the platform starts has them."""
 
@@ -24,6 +27,11 @@ _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset
 def of_model(tag: str, model: str) -> str:
     """The tag as it is said of one model: a run may train several, each for reasons of its own."""
     return f"{tag}/{model}"
+
+
+def made_here() -> Mapping[str, str]:
+    """The tag of a run that this process makes itself."""
+    return {MADE_ON_TAG: socket.gethostname()}
 
 
 def range_tags(first: str, last: str) -> Mapping[str, str]:

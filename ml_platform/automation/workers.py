@@ -2,9 +2,10 @@
 
 Such a run would count as under way for ever, and what waits for it would wait for ever. Dagster's daemon asks the
 launcher of the home's ``dagster.yaml``, marks the run as failed and tries it again; a driver in its own process asks
-here.
+here. Where machines share an instance, a run that a command makes on another one is taken to live while it speaks.
 """
 
+import socket
 import time
 from contextlib import suppress
 
@@ -12,11 +13,16 @@ import dagster as dg
 import psutil
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
+from ml_platform.automation.runs import MADE_ON_TAG
+
 _NAMELESS_SECONDS = 60.0
 """A run names its process within seconds of its start."""
 
 _CLOCK_SECONDS = 60.0
 """By how much a process may seem to be younger than what it said; within it no number is given to another process."""
+
+_SILENT_SECONDS = 6 * 3600.0
+"""A run on another machine that says nothing for so long is over; no step takes as long without a word."""
 
 
 class LocalRunLauncher(DefaultRunLauncher):
@@ -32,10 +38,15 @@ class LocalRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether the process that the run named is running."""
-        if _lives(self._instance, run):
+        """Whether the process that the run named is running; of one on another machine, whether it still speaks."""
+        machine = run.tags.get(MADE_ON_TAG, socket.gethostname())
+        elsewhere = machine != socket.gethostname()
+        if _speaks(self._instance, run) if elsewhere else _lives(self._instance, run):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "its process is gone")
+        why = (
+            f"it said nothing for {_SILENT_SECONDS / 3600:g} hours on {machine}" if elsewhere else "its process is gone"
+        )
+        return CheckRunHealthResult(WorkerStatus.NOT_FOUND, why)
 
 
 def end_abandoned(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
@@ -66,6 +77,11 @@ def _lives(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     record = instance.get_run_record_by_id(run.run_id)
     begun = 0.0 if record is None else record.start_time or record.create_timestamp.timestamp()
     return time.time() - begun < _NAMELESS_SECONDS
+
+
+def _speaks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    last = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    return bool(last) and time.time() - last[0].timestamp < _SILENT_SECONDS
 
 
 def _is_running(pid: int, spoke_at: float) -> bool:

@@ -29,7 +29,7 @@ from ml_platform import settings
 from ml_platform.automation import sensor
 from ml_platform.automation.jobs import daily_job_name
 from ml_platform.automation.landing import landing_sensor_name
-from ml_platform.automation.runs import TRIGGER_TAG, of_model, range_tags
+from ml_platform.automation.runs import TRIGGER_TAG, made_here, of_model, range_tags
 from ml_platform.automation.workers import end_abandoned
 from ml_platform.cli.console import console
 from ml_platform.cli.execution import cause, hush, quietly
@@ -160,7 +160,7 @@ class Driver:
         result = job.execute_in_process(
             instance=self.instance,
             asset_selection=selection,
-            tags=tags,
+            tags={**tags, **made_here()},
             run_config={"loggers": {"console": {}}},
             raise_on_error=False,
         )

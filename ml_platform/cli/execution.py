@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ml_platform.assets.champion import decision_job_name
 from ml_platform.automation.jobs import CALIBRATION, loop_job_name, training_job_name, training_keys
-from ml_platform.automation.runs import OWN_EVENTS, range_tags
+from ml_platform.automation.runs import OWN_EVENTS, made_here, range_tags
 from ml_platform.definitions import defs
 from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
@@ -47,7 +47,7 @@ def execute(dataset: Dataset, plan: Plan) -> None:
         result = job.execute_in_process(
             instance=instance,
             asset_selection=selected,
-            tags={**range_tags(first, last), "ml_platform/reason": "ml-platform run"},
+            tags={**range_tags(first, last), **made_here(), "ml_platform/reason": "ml-platform run"},
             run_config={"loggers": {"console": {}}},
             raise_on_error=False,
         )
@@ -78,6 +78,7 @@ def execute_decision(settings: Settings, model: str, verdict: str, said: Mapping
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,
+            tags=made_here(),
             run_config={"ops": {f"{name}_decision": {"config": dict(said)}}, "loggers": {"console": {}}},
             raise_on_error=False,
         )
@@ -104,7 +105,7 @@ def execute_calibration(model: str) -> None:
         result = job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey([model, CALIBRATION])],
-            tags={**OWN_EVENTS, "ml_platform/reason": "ml-platform drift calibrate"},
+            tags={**OWN_EVENTS, **made_here(), "ml_platform/reason": "ml-platform drift calibrate"},
             run_config={"loggers": {"console": {}}},
             raise_on_error=False,
         )

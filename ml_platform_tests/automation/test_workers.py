@@ -13,6 +13,7 @@ import pytest
 from dagster._core.launcher import WorkerStatus
 
 from ml_platform.automation import workers
+from ml_platform.automation.runs import MADE_ON_TAG
 from ml_platform.automation.workers import LocalRunLauncher, end_abandoned
 from ml_platform.settings import load
 from ml_platform.stores.instance import prepare_dagster_home
@@ -93,6 +94,18 @@ def test_another_process_with_the_number_of_a_dead_one_is_not_taken_for_it(
     assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
     monkeypatch.setattr(workers, "_CLOCK_SECONDS", -600.0)
     assert launcher.check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
+
+
+def test_a_run_on_another_machine_is_over_when_it_has_said_nothing_for_hours(
+    instance: dg.DagsterInstance, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = instance.get_runs()
+    instance.add_run_tags(run.run_id, {MADE_ON_TAG: "another"})
+    sleeper.kill()
+    sleeper.wait()
+    assert end_abandoned(instance) == [], "its number says nothing here"
+    monkeypatch.setattr(workers, "_SILENT_SECONDS", 0.0)
+    assert [ended.run_id for ended in end_abandoned(instance)] == [run.run_id]
 
 
 def test_a_run_that_has_not_named_its_process_yet_gets_a_minute(instance: dg.DagsterInstance) -> None:

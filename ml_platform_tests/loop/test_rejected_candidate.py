@@ -5,6 +5,7 @@ Launchpad and by the command line.
 """
 
 import json
+import socket
 from datetime import timedelta
 
 import dagster as dg
@@ -12,6 +13,7 @@ import polars as pl
 from typer.testing import CliRunner
 
 from ml_platform import cli
+from ml_platform.automation.runs import MADE_ON_TAG
 from ml_platform.core.model_spec import Baseline, ModelSpec, PromotionGate
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.models import ModelStore
@@ -153,6 +155,7 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
         run = instance.get_run_by_id(entry["run_id"])
     assert run is not None
     assert run.is_success
+    assert run.tags[MADE_ON_TAG] == socket.gethostname()
 
 
 def test_a_candidate_is_not_decided_on_beside_another_champion_than_it_was_evaluated_beside(home: Home) -> None:
