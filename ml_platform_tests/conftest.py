@@ -41,9 +41,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, those of a file, and those that share what takes long, are run by one."""
+    """Where several processes run the tests, those of a file, and files that share what takes long, are run by one."""
+    used: dict[Path, set[str]] = {}
     for item in items:
-        shared = [name for name in _TAKE_LONG if name in getattr(item, "fixturenames", ())]
+        used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    for item in items:
+        shared = [name for name in _TAKE_LONG if name in used[item.path]]
         item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
 
 
