@@ -9,7 +9,7 @@ DEV := $(VENV)/dev.stamp
 RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 
 # As many processes run the tests as the machine has cores, up to four.
-PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4
 
 .DEFAULT_GOAL := help
 .PHONY: help run up test test-deploy test-slow test-kills bench study check check-format check-lint check-types check-imports check-definitions \

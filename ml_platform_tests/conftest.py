@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from ml_platform.settings import DEFAULT_PORTS, prepare_environment
 from ml_platform.stores.instance import is_free
@@ -24,8 +26,14 @@ for _name in [*os.environ]:
 prepare_environment()
 
 
-_TAKE_LONG = ("finished_home", "three_weeks", "eleven_days", "finished", "stores", "cluster_stores")
-"""Fixtures that take long to make, and are made once for all tests that use them."""
+_SHARE = (
+    ("browser/", "loop/test_quarter.py", "stores/test_training_set_equals_stock.py", "test_docs.py"),
+    ("cli/",),
+    ("kubernetes/",),
+    ("loop/",),
+    ("servers/",),
+)
+"""Tests that share a home or servers which take long to make, as paths here; the first that a test is in counts."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,15 +47,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("the time for tests was over (--begin-by)")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, those of a file, and files that share what takes long, are run by one."""
-    used: dict[Path, set[str]] = {}
-    for item in items:
-        used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
-    for item in items:
-        shared = [name for name in _TAKE_LONG if name in used[item.path]]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+class _ByWhatIsShared(LoadScopeScheduling):
+    """Where several processes run the tests, those of a file, and those that share what takes long, are run by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        here = file.removeprefix(f"{Path(__file__).parent.name}/")
+        return next((shared[0] for shared in _SHARE if here.startswith(shared)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByWhatIsShared(config, log)
 
 
 @pytest.fixture(scope="session")
