@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ml_platform.settings import load
 from ml_platform.stores.instance import is_free
 from ml_platform_tests.deploy.chart import RELEASE, of_kind, rendered, values
+from ml_platform_tests.processes import Contained
 
 pytestmark = pytest.mark.deploy
 
@@ -68,20 +68,13 @@ def started_as(
 
 
 @contextmanager
-def running(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
     """A server, and what it started, until the end of the context."""
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, env=dict(environment), cwd=log.parent, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            yield server
-        finally:
-            os.killpg(server.pid, 15)
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, 9)
+    server = Contained(command, environment, log.parent, log)
+    try:
+        yield
+    finally:
+        server.end(30)
 
 
 def free_port() -> str:

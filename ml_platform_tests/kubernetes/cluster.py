@@ -10,15 +10,13 @@ Not here: scheduling, limits that are enforced, networks, admission, watches, Jo
 """
 
 import json
-import os
 import re
 import secrets
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +26,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import yaml
+
+from ml_platform_tests.processes import Contained
 
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[\w.]+))/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>\w+))?"
@@ -64,7 +64,7 @@ class Pod:
     job: str
     manifest: dict[str, Any]
     root: Path
-    process: "subprocess.Popen[bytes] | None" = None
+    process: Contained | None = None
     waiting: tuple[str, str] | None = None
     started: str = ""
     ended: str = ""
@@ -83,7 +83,7 @@ class Pod:
     @property
     def exit_code(self) -> int | None:
         """As a container's: of a signal, 128 and its number."""
-        code = None if self.process is None else self.process.poll()
+        code = None if self.process is None else self.process.exit_code
         if code is not None and not self.ended:
             self.ended = _now()
         return code if code is None or code >= 0 else 128 - code
@@ -196,7 +196,8 @@ class Cluster:
         self._server.shutdown()
         self._server.server_close()
         for pod in list(self._pods.values()):
-            self._kill(pod)
+            if pod.process is not None:
+                pod.process.end(0)
 
     @property
     def kubeconfig(self) -> Path:
@@ -242,20 +243,20 @@ class Cluster:
     def kill(self, job: Job) -> None:
         """SIGKILL, as the kernel does to a container that takes too much memory."""
         assert job.pod.process is not None
-        os.kill(job.pod.process.pid, signal.SIGKILL)
+        job.pod.process.send(signal.SIGKILL)
         job.pod.process.wait()
 
     @staticmethod
     def pause(job: Job) -> None:
         """SIGSTOP, as a node does that is out of breath."""
         assert job.pod.process is not None
-        os.kill(job.pod.process.pid, signal.SIGSTOP)
+        job.pod.process.send(signal.SIGSTOP)
 
     @staticmethod
     def go_on(job: Job) -> None:
         """SIGCONT."""
         assert job.pod.process is not None
-        os.kill(job.pod.process.pid, signal.SIGCONT)
+        job.pod.process.send(signal.SIGCONT)
 
     # Pods ------------------------------------------------------------------------------------------
 
@@ -273,16 +274,7 @@ class Cluster:
             return
         command = [*pod.container.get("command", []), *pod.container.get("args", [])]
         pod.started = _now()
-        with pod.log.open("wb") as log:
-            pod.process = subprocess.Popen(
-                command,
-                env=pod.environment,
-                cwd=pod.root,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        pod.process = Contained(command, pod.environment, pod.root, pod.log)
 
     def _environment(self, pod: Pod) -> dict[str, str]:
         env: dict[str, str] = {}
@@ -347,20 +339,10 @@ class Cluster:
     def _stop(self, pod: Pod) -> None:
         """SIGTERM to the container's first process, and after a while SIGKILL to all of them."""
         pod.deleted = True
-        if pod.process is not None and pod.process.poll() is None:
-            pod.process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                pod.process.wait(_GRACE_SECONDS)
-        self._kill(pod)
+        if pod.process is not None:
+            pod.process.end(_GRACE_SECONDS)
         with self._lock:
             self._pods.pop(pod.name, None)
-
-    @staticmethod
-    def _kill(pod: Pod) -> None:
-        if pod.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(pod.process.pid, signal.SIGKILL)
-            pod.process.wait()
 
     def _tell(self, name: str, kind: str, type_: str, reason: str, message: str) -> None:
         event = {"type": type_, "reason": reason, "message": message, "count": 1, "metadata": {"name": f"{name}.event"}}

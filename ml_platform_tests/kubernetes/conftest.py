@@ -4,12 +4,10 @@ import os
 import random
 import secrets
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,13 @@ from ml_platform.stores.models import ModelStore
 from ml_platform_tests.kubernetes.cluster import Cluster, Job
 from ml_platform_tests.kubernetes.launching import Credentials, Release, outside, release
 from ml_platform_tests.kubernetes.project import project, python_path
+from ml_platform_tests.processes import Contained
 from ml_platform_tests.servers.shared import DATABASES, SharedStores, shared_stores
 
 DAYS_PER_RUN = 7
 UNTIL = "2013-01-21"
 LOCATION = "cut_flights"
+_DAEMON_ENDS_SECONDS = 30
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -60,6 +60,7 @@ class Platform:
         self.environment |= outside(self.release, new, Path(self.environment["PGSERVICEFILE"]).parent)
         self.credentials = new
         self.daemon.restart(self.environment)
+        self.workspace.refresh_workspace()
 
     @contextmanager
     def with_runs_that_start_within(self, seconds: int) -> Iterator[None]:
@@ -69,12 +70,12 @@ class Platform:
         changed = yaml.safe_load(before)
         changed["run_monitoring"]["start_timeout_seconds"] = seconds
         file.write_text(yaml.safe_dump(changed))
-        self.daemon.restart(self.environment)
+        self.daemon.restart()
         try:
             yield
         finally:
             file.write_text(before)
-            self.daemon.restart(self.environment)
+            self.daemon.restart()
 
     def launch(
         self, job: str, assets: Sequence[dg.AssetKey] | None = None, tags: Mapping[str, str] | None = None
@@ -266,47 +267,37 @@ class Daemon:
         server = {"host": "127.0.0.1", "port": port, "location_name": LOCATION}
         self._workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
         code = ["--python-file", str(location), "--working-directory", str(location.parent)]
-        self._code_server = ["dagster", "code-server", "start", "--port", str(port), "--location-name", LOCATION, *code]
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._start(environment)
+        self._serve = ["dagster", "code-server", "start", "--port", str(port), "--location-name", LOCATION, *code]
+        self._environment = environment
+        self._server = self._begun_server()
+        self._daemon = self._begun_daemon()
 
     def __enter__(self) -> "Daemon":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._daemon.end(_DAEMON_ENDS_SECONDS)
+        self._server.end(_DAEMON_ENDS_SECONDS)
 
-    def restart(self, environment: Mapping[str, str]) -> None:
-        self._end()
-        self._start(environment)
+    def restart(self, environment: Mapping[str, str] | None = None) -> None:
+        """The daemon alone; into another environment, the server of its code location too."""
+        self._daemon.end(_DAEMON_ENDS_SECONDS)
+        if environment is not None:
+            self._environment = environment
+            self._server.end(_DAEMON_ENDS_SECONDS)
+            self._server = self._begun_server()
+        self._daemon = self._begun_daemon()
 
-    def _start(self, environment: Mapping[str, str]) -> None:
-        self._begin(self._code_server, environment)
+    def _begun_server(self) -> Contained:
+        server = self._begun(self._serve)
         client, end = DagsterGrpcClient(port=self._port, host="127.0.0.1"), time.monotonic() + 300
         while client.health_check_query() != "SERVING":
             assert time.monotonic() < end, f"the code location is not served:\n{_tail(self._log)}"
             time.sleep(0.25)
-        self._begin(["dagster._daemon", "run", "--workspace", str(self._workspace)], environment)
+        return server
 
-    def _begin(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        with self._log.open("ab") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", *command],
-                    env=dict(environment),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
+    def _begun_daemon(self) -> Contained:
+        return self._begun(["dagster._daemon", "run", "--workspace", str(self._workspace)])
 
-    def _end(self) -> None:
-        for process in reversed(self._processes):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            finally:
-                # What it started is of its session.
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-        self._processes.clear()
+    def _begun(self, command: Sequence[str]) -> Contained:
+        return Contained([sys.executable, "-m", *command], self._environment, self._log.parent, self._log)
