@@ -5,6 +5,7 @@ import random
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -253,6 +254,7 @@ def _nothing_is_told(request: pytest.FixtureRequest) -> Iterator[None]:
 @contextmanager
 def _environment(environment: Mapping[str, str]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", tempfile.gettempdir())  # which pods always name, and machines seldom
         for name, value in environment.items():
             if name not in ("TMPDIR", "HOME", "PATH"):
                 patch.setenv(name, value)
