@@ -10,8 +10,11 @@ from typing import Any
 _found = importlib.metadata.entry_points
 
 
-def _others(**wanted: Any) -> importlib.metadata.EntryPoints:
-    return importlib.metadata.EntryPoints(e for e in _found(**wanted) if not e.value.startswith("ml_platform"))
+def _others(**wanted: Any) -> Any:
+    found = _found(**wanted)
+    if not wanted:
+        return found  # all groups, which none asks for that looks for components
+    return importlib.metadata.EntryPoints(each for each in found if not each.value.startswith("ml_platform"))
 
 
 importlib.metadata.entry_points = _others
