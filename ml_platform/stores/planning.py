@@ -65,7 +65,7 @@ def plan(
         ready_at: wall time (UTC) at which a period must be ready, else it waits: every partitioned table has its file
             for it or for a later one, or the grace time has passed. By default all that has landed is taken.
     """
-    lake, landing = Lake.of(settings), landing or Landing(settings.landing)
+    lake, landing = Lake.of(settings), dataset.landed(landing or Landing(settings.landing))
     ledger = Ledger(lake)
     watermark = dataset.watermark(landing)
     landed = {raw_table(spec): identities(landing, spec) for spec in dataset.tables}
