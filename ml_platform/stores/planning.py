@@ -88,6 +88,15 @@ def plan(
     return Plan(watermark, _named(stale), undecided, _named(waiting), digest_mapping(known))
 
 
+def plan_now(settings: Settings, dataset: Dataset) -> Plan:
+    """As :func:`plan`, of what is to be taken in at this moment: files that settle and periods that are not ready wait.
+
+    Whoever decides whether something runs asks this, and so all of them speak of the same state.
+    """
+    landing = Landing(settings.landing, settings.landing_settle)
+    return plan(settings, dataset, landing=landing, ready_at=datetime.now(UTC))
+
+
 def _named(partitions: dict[str, list[str]]) -> dict[str, list[str]]:
     return {table: days for table, days in partitions.items() if days}
 
