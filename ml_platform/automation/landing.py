@@ -60,6 +60,8 @@ def _nothing_to_do(found: Plan) -> str:
     if found.waiting:
         days = sorted({day for days in found.waiting.values() for day in days})
         return f"not every table has delivered {days[0]} to {days[-1]} yet: {', '.join(found.waiting)} wait"
+    if found.stale:
+        return f"{', '.join(found.stale)} landed, and wait until every table with days has one"
     if found.watermark is None:
         return "nothing has landed"
     return f"everything is up to date; the watermark is {found.watermark:%Y-%m-%d %H:%M}"

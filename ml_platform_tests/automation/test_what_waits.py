@@ -1,4 +1,4 @@
-"""What the landing sensor lets wait is no reason for anybody else to wait."""
+"""What the landing sensor asks for and lets wait, and that what it lets wait is no reason for anybody else to wait."""
 
 import os
 import shutil
@@ -83,6 +83,41 @@ def test_a_file_that_may_still_be_written_holds_back_no_training(home: Home, mon
     assert home.plan().stale, "it has landed, and is not taken in"
     assert up_to_date(home)
     assert reviewed(home).startswith("No version predicts yet. But ")
+
+
+def test_a_corrected_reference_table_is_taken_in_by_a_run_over_the_newest_day(home: Home) -> None:
+    assert "everything is up to date" in said(sensed(home))
+    stood = home.contents()
+    file = home.landed / "planes" / "planes.csv"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    found = sensed(home)
+    assert isinstance(found, dg.SensorResult), found
+    (request,) = found.run_requests or ()
+    assert request.tags["dagster/asset_partition_range_start"] == "2013-01-02"
+    assert request.tags["dagster/asset_partition_range_end"] == "2013-01-02"
+    assert request.tags["ml_platform/reason"] == "out of date: raw/planes: 1, features/aircraft_facts: 1"
+
+    chain = home.run(["raw/planes", "features/aircraft_facts"], ("2013-01-02", "2013-01-02"), tags=request.tags)
+    assert chain.success
+    changed = {table for table, days in home.contents().items() if days != stood[table]}
+    assert changed == {"raw/planes", "features/aircraft_facts"}
+    assert "everything is up to date" in said(sensed(home))
+
+
+def test_a_view_of_reference_tables_that_a_run_did_not_make_is_out_of_date(home: Home) -> None:
+    file = home.landed / "planes" / "planes.csv"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    assert home.run(["raw/planes"], ("2013-01-02", "2013-01-02")).success
+    assert home.plan().stale == {"features/aircraft_facts": ["all"]}
+    assert home.plan().days == ("2013-01-02", "2013-01-02")
+
+
+def test_reference_tables_alone_wait_for_a_first_day(home: Home) -> None:
+    for folder in home.landed.iterdir():
+        if folder.name not in ("planes", "airports", "airlines"):
+            shutil.rmtree(folder)
+    shutil.rmtree(home.settings.home / "lake")
+    assert said(sensed(home)).endswith("landed, and wait until every table with days has one")
 
 
 def test_what_is_ready_and_not_taken_in_holds_back_training(home: Home) -> None:
