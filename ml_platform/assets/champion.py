@@ -26,7 +26,7 @@ from ml_platform.core.splits import split
 from ml_platform.resources.platform import Platform
 from ml_platform.stores import manual_decisions
 from ml_platform.stores.evaluations import evaluation_table
-from ml_platform.stores.ledger import LedgerEntry, PromotionConflictError, named_version
+from ml_platform.stores.ledger import RESTORED, LedgerEntry, PromotionConflictError, named_version
 from ml_platform.stores.manual_decisions import Instruction
 from ml_platform.stores.model_tables import stored_training_set
 from ml_platform.stores.models import ModelVersion
@@ -181,7 +181,7 @@ def _decide(
     check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
     for _ in range(_ATTEMPTS):
         report, champion = evaluation_of(platform, candidate), platform.models.champion(spec.name)
-        now = None if champion is None else champion.version
+        now, standing = None if champion is None else champion.version, platform.models.ledger.champion(spec.name)
         if now != report.champion_version:
             _evaluate_anew(context, platform, model, candidate, f"champion is now {named_version(now)}")
             continue
@@ -191,6 +191,7 @@ def _decide(
             champion_age=None if champion is None else candidate.provenance.as_of - champion.trained_through,
             latency_ms=check.median_ms,
             loads_cleanly=check.ok,
+            restored=standing is not None and standing.rule == RESTORED,
         )
         context.log.info("%s", decision.reason)
         try:

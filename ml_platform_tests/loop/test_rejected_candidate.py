@@ -146,6 +146,12 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
     assert status.exit_code == 0, status.output
     assert "restored by person. it warns of [/all]" in status.stdout
     train(second)
+    judged = ledger.judgement_on(MODEL, 3)
+    assert judged is not None
+    (gate,) = [gate for gate in judged.gate_results if gate["name"] == "champion"]
+    assert gate["bound"] == 0.0, "no margin, however stale: a person restored the champion"
+    assert "a person restored it" in gate["explanation"]
+    assert (judged.rule == "awaits_approval") is (gate["value"] > 0)
     land_and_run(second, "2013-01-17")
     after = predicted_by(home)
     assert after[1] > before[1] + 1000
