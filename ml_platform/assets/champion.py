@@ -17,7 +17,7 @@ from ml_platform.assets.events import report_whole
 from ml_platform.assets.ledger import report_entries
 from ml_platform.assets.metadata import picture
 from ml_platform.assets.model_identity import ModelIdentity
-from ml_platform.assets.training import evaluation_of, newest_candidate
+from ml_platform.assets.training import evaluate_candidate, evaluation_of, newest_candidate
 from ml_platform.core import plots
 from ml_platform.core.metrics import metric
 from ml_platform.core.promotion import Decision, decide
@@ -26,12 +26,15 @@ from ml_platform.core.splits import split
 from ml_platform.resources.platform import Platform
 from ml_platform.stores import manual_decisions
 from ml_platform.stores.evaluations import evaluation_table
-from ml_platform.stores.ledger import LedgerEntry, named_version
+from ml_platform.stores.ledger import RESTORED, LedgerEntry, PromotionConflictError, named_version
 from ml_platform.stores.manual_decisions import Instruction
 from ml_platform.stores.model_tables import stored_training_set
 from ml_platform.stores.models import ModelVersion
 
 _CLEAN_PROCESS_ROWS = 20
+
+_ATTEMPTS = 5
+"""How often a candidate is compared anew because the champion changed meanwhile: people do not decide that often."""
 
 
 def champion_asset(model: ModelIdentity) -> dg.AssetsDefinition:
@@ -169,38 +172,55 @@ def _decision_job(
 
 def _decide(
     context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, candidate: ModelVersion
-) -> LedgerEntry:
+) -> None:
+    """Have the gates decide on a candidate beside whoever is champion when they do."""
     spec = model.spec
-    report = evaluation_of(platform, candidate)
     stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
     rows = split(stored.frame, spec.windows, candidate.provenance.as_of).holdout.head(_CLEAN_PROCESS_ROWS)
     scores = raw_scores(platform.models.load(spec.name, candidate.version), rows)
     check = platform.models.check_clean_process(spec.name, candidate.version, rows, scores.tolist())
-    champion = platform.models.champion(spec.name)
-    now = None if champion is None else champion.version
-    if now != report.champion_version:
-        raise dg.Failure(
-            f"{spec.name} version {candidate.version} was evaluated beside {named_version(report.champion_version)}, "
-            f"and champion is now {named_version(now)}: materialise {spec.name}/evaluation_report again",
-            allow_retries=False,
+    for _ in range(_ATTEMPTS):
+        report, champion = evaluation_of(platform, candidate), platform.models.champion(spec.name)
+        now, standing = None if champion is None else champion.version, platform.models.ledger.champion(spec.name)
+        if now != report.champion_version:
+            _evaluate_anew(context, platform, model, candidate, f"champion is now {named_version(now)}")
+            continue
+        decision: Decision = decide(
+            spec,
+            report,
+            champion_age=None if champion is None else candidate.provenance.as_of - champion.trained_through,
+            latency_ms=check.median_ms,
+            loads_cleanly=check.ok,
+            restored=standing is not None and standing.rule == RESTORED,
         )
-    decision: Decision = decide(
-        spec,
-        report,
-        champion_age=None if champion is None else candidate.provenance.as_of - champion.trained_through,
-        latency_ms=check.median_ms,
-        loads_cleanly=check.ok,
+        context.log.info("%s", decision.reason)
+        try:
+            platform.models.promote(
+                spec.name,
+                candidate.version,
+                decision,
+                expected_current=report.champion_version,
+                watermark=candidate.provenance.as_of,
+                by="automation",
+                run_id=context.run_id,
+            )
+        except PromotionConflictError as conflict:
+            context.log.info("%s", conflict)
+            continue
+        return
+    raise dg.Failure(
+        f"the champion of {spec.name} changed {_ATTEMPTS} times while version {candidate.version} was judged"
     )
-    context.log.info("%s", decision.reason)
-    return platform.models.promote(
-        spec.name,
-        candidate.version,
-        decision,
-        expected_current=report.champion_version,
-        watermark=candidate.provenance.as_of,
-        by="automation",
-        run_id=context.run_id,
-    )
+
+
+def _evaluate_anew(
+    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, candidate: ModelVersion, why: str
+) -> None:
+    """Compare a candidate with the present champion, and say so as the asset ``<model>/evaluation_report`` does."""
+    context.log.info("version %s is evaluated again: %s", candidate.version, why)
+    data_version, metadata = evaluate_candidate(context, platform, model, candidate)
+    key = model.key("evaluation_report")
+    context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags={DATA_VERSION_TAG: data_version}))
 
 
 def _evaluation_history(platform: Platform, model: ModelIdentity) -> bytes:

@@ -101,11 +101,12 @@ def training_set_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         watermark = model.watermark(platform)
         verdict = judge(spec, gather(platform.lake, spec, watermark))
         _say_why(context, spec.name, verdict)
-        TrainingRequests(platform.lake).take(spec.name, context.run_id)
         try:
             built, anew = build_training_set(platform.lake, platform.features, spec, watermark)
         except BlockedInputError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
+        # A training that cannot begin leaves what was asked for waiting.
+        TrainingRequests(platform.lake).take(spec.name, context.run_id)
         context.log.info("%s rows, %s", built.frame.height, "joined anew" if anew else "inputs unchanged")
         said = {"why": dg.MetadataValue.md(retraining(verdict))}
         yield from report_whole(context, key, built.state.content_hash, said | _training_metadata(built))

@@ -221,44 +221,52 @@ def evaluation_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
         op_tags=model.op_tags("evaluation_report"),
     )
     def evaluation_report(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
-        candidate = newest_candidate(platform, model)
-        stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
-        rows = split(stored.frame, spec.windows, candidate.provenance.as_of)
-        rival = _rival(platform, model, candidate)
-        report = evaluate(
-            spec,
-            platform.models.load(spec.name, candidate.version),
-            rows.train,
-            rows.holdout,
-            champion=None if rival is None else platform.models.load(spec.name, rival.version),
-            champion_version=None if rival is None else rival.version,
-            tuning=tune(
-                spec,
-                rows.train,
-                model.service.features,
-                **_study(context, platform, model, candidate.provenance.training_set_hash, candidate.provenance.as_of),
-            ),
-        )
-        images = plots.report_plots(report)
-        state = store_evaluation(platform.lake, spec, candidate.version, candidate.provenance.as_of, report)
-        platform.models.attach(candidate.run_id, {"evaluation.json": report.to_json()}, folder="evaluation")
-        platform.models.attach(candidate.run_id, {f"{name}.png": image for name, image in images.items()}, "evaluation")
-        figures = report.as_metadata()
-        platform.models.log_metrics(candidate.run_id, {f"holdout_{name}": value for name, value in figures.items()})
-        url = platform.reports.evaluation(report, candidate.version, images)
-        metadata = {
-            "summary": dg.MetadataValue.md(wording.evaluation_summary(report, candidate.version)),
-            "report": dg.MetadataValue.md(f"[evaluation of version {candidate.version}]({url})"),
-            "metrics": dg.MetadataValue.md(wording.metrics_table(report)),
-            **{name: picture(image, name.replace("_", " ")) for name, image in images.items()},
-            "version": candidate.version,
-            "compared_with_champion": rival.version if rival else "none",
-            "mlflow": wording.mlflow_links(candidate),
-            **figures,
-        }
-        yield from report_whole(context, key, digest(state.content_hash, str(candidate.version)), metadata)
+        data_version, metadata = evaluate_candidate(context, platform, model, newest_candidate(platform, model))
+        yield from report_whole(context, key, data_version, metadata)
 
     return evaluation_report
+
+
+def evaluate_candidate(
+    context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity, candidate: ModelVersion
+) -> tuple[str, dict[str, Any]]:
+    """Evaluate a candidate and keep the report wherever it is read; data version and metadata of the asset."""
+    spec = model.spec
+    stored = stored_training_set(platform.lake, spec, candidate.provenance.training_set_version)
+    rows = split(stored.frame, spec.windows, candidate.provenance.as_of)
+    rival = _rival(platform, model, candidate)
+    report = evaluate(
+        spec,
+        platform.models.load(spec.name, candidate.version),
+        rows.train,
+        rows.holdout,
+        champion=None if rival is None else platform.models.load(spec.name, rival.version),
+        champion_version=None if rival is None else rival.version,
+        tuning=tune(
+            spec,
+            rows.train,
+            model.service.features,
+            **_study(context, platform, model, candidate.provenance.training_set_hash, candidate.provenance.as_of),
+        ),
+    )
+    images = plots.report_plots(report)
+    state = store_evaluation(platform.lake, spec, candidate.version, candidate.provenance.as_of, report)
+    platform.models.attach(candidate.run_id, {"evaluation.json": report.to_json()}, folder="evaluation")
+    platform.models.attach(candidate.run_id, {f"{name}.png": image for name, image in images.items()}, "evaluation")
+    figures = report.as_metadata()
+    platform.models.log_metrics(candidate.run_id, {f"holdout_{name}": value for name, value in figures.items()})
+    url = platform.reports.evaluation(report, candidate.version, images)
+    metadata = {
+        "summary": dg.MetadataValue.md(wording.evaluation_summary(report, candidate.version)),
+        "report": dg.MetadataValue.md(f"[evaluation of version {candidate.version}]({url})"),
+        "metrics": dg.MetadataValue.md(wording.metrics_table(report)),
+        **{name: picture(image, name.replace("_", " ")) for name, image in images.items()},
+        "version": candidate.version,
+        "compared_with_champion": rival.version if rival else "none",
+        "mlflow": wording.mlflow_links(candidate),
+        **figures,
+    }
+    return digest(state.content_hash, str(candidate.version)), metadata
 
 
 def model_card_asset(model: ModelIdentity) -> dg.AssetsDefinition:

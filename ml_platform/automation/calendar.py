@@ -8,9 +8,9 @@ from ml_platform.core.dataset import DatasetSpec
 
 
 def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
-    """The UTC days of a data set."""
+    """The UTC days of a data set; today is one, because hours of it land."""
     return dg.DailyPartitionsDefinition(
-        start_date=spec.start.isoformat(), end_date=spec.end.isoformat() if spec.end else None
+        start_date=spec.start.isoformat(), end_date=spec.end.isoformat() if spec.end else None, end_offset=1
     )
 
 

@@ -22,7 +22,7 @@ from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.model_tables import blocked_inputs
-from ml_platform.stores.planning import Plan, plan
+from ml_platform.stores.planning import Plan, plan_now
 from ml_platform.stores.retraining import gather
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def on_evidence(spec: ModelSpec, dataset: Dataset) -> dg.AutomationCondition[Any
     - Any trigger of :func:`~ml_platform.core.retraining.judge` and every guard. A person who asks need not wait for
       new labels or for the cooldown.
     - Data first: nothing of the data set is out of date, nothing that it would read is blocked, and no run of it is
-      under way, so that the evidence is whole.
+      under way, so that the evidence is whole. What waits for its period to be ready lies after the watermark.
     """
     labels = dg.AssetSelection.assets([spec.name, "labels"])
     new_content = (
@@ -158,7 +158,7 @@ def _new_content() -> Any:
 def _unblocked(spec: ModelSpec, dataset: Dataset) -> Told:
     def holds(_: "dg.AutomationContext[Any]") -> bool:
         here = settings.load()
-        watermark = dataset.watermark(Landing(here.landing))
+        watermark = dataset.watermark(Landing(here.landing, here.landing_settle))
         return watermark is None or not blocked_inputs(Lake.of(here), FeatureClient(here).manifest(), spec, watermark)
 
     return Told("nothing that it reads is blocked", "A blocked day waits for its file; a training would fail.", holds)
@@ -194,7 +194,7 @@ def _verdict(spec: ModelSpec, dataset: Dataset, evaluation: datetime) -> Retrain
 
     def judged() -> RetrainVerdict | None:
         here = settings.load()
-        watermark = dataset.watermark(Landing(here.landing))
+        watermark = dataset.watermark(Landing(here.landing, here.landing_settle))
         return None if watermark is None else judge(spec, gather(Lake.of(here), spec, watermark))
 
     return _once(_verdicts, spec.name, evaluation, judged)
@@ -204,8 +204,7 @@ def _plan(dataset: Dataset, evaluation: datetime) -> Plan:
     """Made once an evaluation."""
 
     def made() -> Plan:
-        here = settings.load()
-        return plan(here, dataset)
+        return plan_now(settings.load(), dataset)
 
     return _once(_plans, dataset.name, evaluation, made)
 

@@ -88,18 +88,30 @@ def under_way(instance: dg.DagsterInstance, dataset: Dataset, *, training_counts
     Args:
         instance: where runs are recorded.
         dataset: whose assets.
-        training_counts: whether runs that only train, evaluate and decide count too.
+        training_counts: whether runs that only train, evaluate and decide, and calibrate drift on a new champion, count
+            too.
     """
-    training = {*training_keys([model.name for model in dataset.models])}
+    models = [model.name for model in dataset.models]
+    training = {*training_keys(models), *(dg.AssetKey([model, CALIBRATION]) for model in models)}
     whole = {daily_job_name(dataset.spec), loop_job_name(dataset.spec), MAINTENANCE_JOB}
     trainings = {training_job_name(model.name) for model in dataset.models}
     for run in instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED])):
-        selected = run.asset_selection or set()
+        selected = {key for key in run.asset_selection or () if _made_of(dataset, key)}
         if run.job_name in whole or (run.job_name in trainings and training_counts):
             return run
         if run.job_name not in trainings and (selected if training_counts else selected - training):
             return run
     return None
+
+
+def _made_of(dataset: Dataset, key: dg.AssetKey) -> bool:
+    """Whether an asset is one of the data set's; the online store is everybody's."""
+    first, last = key.path[0], key.path[-1]
+    if first == "raw":
+        return last in {table.name for table in dataset.tables}
+    if first == "features":
+        return last in dataset.views
+    return first in {"online_features", *(model.name for model in dataset.models)}
 
 
 def training_keys(models: Sequence[str]) -> list[dg.AssetKey]:

@@ -1,7 +1,7 @@
 """The sensor that watches the landing folder and requests the daily chain for what is out of date."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from ml_platform.automation.jobs import daily_job_name, under_way
 from ml_platform.automation.runs import range_tags
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.planning import Plan, plan
+from ml_platform.stores.planning import Plan, plan_now
 
 INTERVAL_SECONDS = 2
 
@@ -37,11 +37,10 @@ def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
         if running is not None:
             return dg.SkipReason(f"run {running.run_id} is under way")
         here = settings.load()
-        landed = Landing(here.landing, here.landing_settle)
-        settles_in = landed.settles_in(dataset.tables)
+        settles_in = Landing(here.landing, here.landing_settle).settles_in(dataset.tables)
         if settles_in <= _WORTH_WAITING:
             time.sleep(settles_in.total_seconds())
-        found = plan(here, dataset, landing=landed, ready_at=datetime.now(UTC))
+        found = plan_now(here, dataset)
         if found.days is None:
             return dg.SkipReason(_nothing_to_do(found))
         first, last = found.days
@@ -61,6 +60,8 @@ def _nothing_to_do(found: Plan) -> str:
     if found.waiting:
         days = sorted({day for days in found.waiting.values() for day in days})
         return f"not every table has delivered {days[0]} to {days[-1]} yet: {', '.join(found.waiting)} wait"
+    if found.stale:
+        return f"{', '.join(found.stale)} landed, and wait until every table with days has one"
     if found.watermark is None:
         return "nothing has landed"
     return f"everything is up to date; the watermark is {found.watermark:%Y-%m-%d %H:%M}"

@@ -10,7 +10,7 @@ from ml_platform.core.retraining import judge
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.model_tables import predictions_table
-from ml_platform.stores.planning import plan
+from ml_platform.stores.planning import plan_now
 from ml_platform.stores.retraining import gather
 
 WEEKLY, NIGHTLY = "0 6 * * 1", "0 3 * * *"
@@ -32,7 +32,7 @@ def weekly_review(dataset: Dataset, model: ModelSpec) -> dg.ScheduleDefinition:
     )
     def review(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         here = settings.load()
-        found = plan(here, dataset)
+        found = plan_now(here, dataset)
         if found.watermark is None:
             return dg.SkipReason("nothing has landed")
         if found.stale or under_way(context.instance, dataset) is not None:
@@ -55,7 +55,7 @@ def nightly_scoring(dataset: Dataset) -> dg.ScheduleDefinition:
         description="Scores what is due and was not scored by day.",
     )
     def scoring(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        stale = plan(settings.load(), dataset).stale
+        stale = plan_now(settings.load(), dataset).stale
         days = sorted({day for table in tables for day in stale.get(table, ())})
         if not days or under_way(context.instance, dataset, training_counts=False) is not None:
             return dg.SkipReason("a run is under way" if days else "everything due is scored")

@@ -46,7 +46,7 @@ def _deliveries(raised: "RaisedAlert") -> str:
 
 def _delivery(delivery: "Delivery") -> str:
     if delivery.delivered_at is not None:
-        return f"{delivery.sink} {shown(delivery.delivered_at)}"
+        return f"{delivery.sink} {shown(delivery.delivered_at)}" + (f" ({delivery.remark})" if delivery.remark else "")
     if not delivery.failures:
         return f"{delivery.sink} waits"
     return f"{delivery.sink} failed {delivery.failures} times, again {shown(delivery.due_at)}: {delivery.last_error}"
@@ -74,6 +74,7 @@ def _as_json(raised: "RaisedAlert") -> dict[str, Any]:
                 "failures": delivery.failures,
                 "due_at": None if delivery.delivered_at else delivery.due_at,
                 "last_error": delivery.last_error or None,
+                "remark": delivery.remark or None,
             }
             for delivery in raised.deliveries
         },

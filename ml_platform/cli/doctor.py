@@ -184,14 +184,14 @@ def _landing(config: Settings) -> Finding:
     from ml_platform.defs import datasets
     from ml_platform.stores.landing import Landing
 
-    landing = Landing(config.landing)
-    tables = [table for dataset in datasets() for table in dataset.tables]
+    tables = [(dataset.landed(Landing(config.landing)), table) for dataset in datasets() for table in dataset.tables]
     if isinstance(config.landing, PurePath) and not config.landing.is_dir():
         return Finding(Verdict.WARNING, f"{config.landing} is not there", "ml-platform replay, or deliver files")
-    strangers = [each for table in tables for each in landing.strangers(table)]
+    strangers = [each for landing, table in tables for each in landing.strangers(table)]
     if strangers:
-        return Finding(Verdict.FAILED, _some(strangers), "rename the files, or move them out of the landing folder")
-    files = sum(len(files) for table in tables for files in landing.periods(table).values())
+        fix = "rename the files, move them out of the landing folder, or declare their days in dataset.yaml"
+        return Finding(Verdict.FAILED, _some(strangers), fix)
+    files = sum(len(files) for landing, table in tables for files in landing.periods(table).values())
     return Finding(Verdict.OK, f"{files:,} files of {len(tables)} tables, none unknown")
 
 

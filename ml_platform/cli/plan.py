@@ -10,6 +10,9 @@ from ml_platform import settings
 from ml_platform.cli.console import console, table, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dagster import DagsterInstance, DagsterRun
     from rich.console import Console
 
     from ml_platform.stores.declarations import Dataset
@@ -55,27 +58,50 @@ def _planned(dataset: "Dataset") -> dict[str, Any]:
 
 
 def _past_runs(here: settings.Settings, dataset: "Dataset") -> dict[str, dict[str, float]]:
-    """How many runs of each job succeeded lately, and the median of their seconds."""
+    """How many runs of each job succeeded lately, and the median of their seconds; trainings by whoever asked."""
     import dagster as dg
 
     from ml_platform.automation.jobs import daily_job_name, loop_job_name, training_job_name
     from ml_platform.stores.instance import prepare_dagster_home
 
     prepare_dagster_home(here)
-    jobs = [daily_job_name(dataset.spec), loop_job_name(dataset.spec)]
-    jobs += [training_job_name(spec.name) for spec in dataset.models]
-    took: dict[str, dict[str, float]] = {}
+    whole_loop = loop_job_name(dataset.spec)
     with dg.DagsterInstance.get() as instance:
-        for job in jobs:
-            wanted = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
-            seconds = [
-                run.end_time - run.start_time
-                for run in instance.get_run_records(wanted, limit=_PAST_RUNS)
-                if run.start_time is not None and run.end_time is not None
-            ]
-            if seconds:
-                took[job] = {"runs": len(seconds), "median_seconds": median(seconds)}
-    return took
+        took = {job: _seconds(instance, job_name=job) for job in (daily_job_name(dataset.spec), whole_loop)}
+        for spec in dataset.models:
+            took[training_job_name(spec.name)] = _training_seconds(instance, spec.name, apart_from=whole_loop)
+    return {job: {"runs": len(seconds), "median_seconds": median(seconds)} for job, seconds in took.items() if seconds}
+
+
+def _training_seconds(instance: "DagsterInstance", model: str, *, apart_from: str) -> list[float]:
+    """Of runs that trained a model up to its decision, whatever job they were; what a condition requests is of none."""
+    import dagster as dg
+
+    from ml_platform.automation.runs import TRIGGER_TAG, of_model
+
+    tag, decision = of_model(TRIGGER_TAG, model), dg.AssetKey([model, "champion"])
+    called_for = {value for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values}
+    if not called_for:
+        return []
+    return _seconds(
+        instance,
+        lambda run: run.job_name != apart_from and (run.asset_selection is None or decision in run.asset_selection),
+        tags={tag: sorted(called_for)},
+    )
+
+
+def _seconds(
+    instance: "DagsterInstance", counts: "Callable[[DagsterRun], bool]" = lambda _: True, **wanted: Any
+) -> list[float]:
+    """What the newest runs that succeeded took."""
+    import dagster as dg
+
+    succeeded = dg.RunsFilter(**wanted, statuses=[dg.DagsterRunStatus.SUCCESS])
+    return [
+        run.end_time - run.start_time
+        for run in instance.get_run_records(succeeded, limit=_PAST_RUNS)
+        if run.start_time is not None and run.end_time is not None and counts(run.dagster_run)
+    ]
 
 
 def _show(out: "Console", name: str, planned: dict[str, Any]) -> None:

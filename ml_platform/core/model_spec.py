@@ -161,7 +161,10 @@ class PromotionGate(Spec):
         description="How much newer a candidate's data must be for the champion to count as stale.",
     )
     stale_margin: float = Field(
-        default=0.0, ge=0, description="How much worse a challenger of a stale champion may be, lower interval end."
+        default=0.0,
+        ge=0,
+        description="How much worse a challenger of a stale champion may be, lower interval end; one that a person "
+        "restored yields to a better one alone.",
     )
     slice_minimum_rows: int = Field(default=200, ge=1)
     slice_max_drop: float = Field(

@@ -73,13 +73,14 @@ def decide(
     champion_age: timedelta | None,
     latency_ms: float | None,
     loads_cleanly: bool,
+    restored: bool = False,
 ) -> Decision:
     """Judge the candidate of ``report`` by ``spec.gate``.
 
     Without a champion every other gate must hold. Against a champion, the lower end of the paired interval of the
     improvement must be above zero; a champion older than ``stale_after`` may be replaced by a candidate
-    that is not shown to be worse by ``stale_margin`` or more. Where ``spec.gate.approval`` is required, a candidate
-    that passes is not promoted but waits.
+    that is not shown to be worse by ``stale_margin`` or more, unless a person restored that champion. Where
+    ``spec.gate.approval`` is required, a candidate that passes is not promoted but waits.
 
     Args:
         spec: the declaration.
@@ -87,6 +88,7 @@ def decide(
         champion_age: event time since the champion was trained through; None if there is no champion.
         latency_ms: median time of a one-row answer in a clean process; None if it was not measured.
         loads_cleanly: the model loaded and answered in a clean process.
+        restored: a person made the champion champion again; only a better candidate may undo that, however old it is.
 
     Raises:
         ValueError: report and arguments disagree about a champion, or a floor names an unknown metric.
@@ -108,7 +110,7 @@ def decide(
     rule: Rule = "first_champion"
     if champion_age is not None:
         stale = champion_age >= spec.gate.stale_after
-        rule, gate = _beats_champion(spec, report, champion_age, stale)
+        rule, gate = _beats_champion(spec, report, champion_age, stale, restored)
         gates.insert(len(spec.gate.floor) + 1, gate)
     failed = [gate for gate in gates if not gate.passed]
     if failed:
@@ -151,11 +153,13 @@ def _beats_baseline(spec: ModelSpec, report: EvaluationReport) -> GateResult:
     )
 
 
-def _beats_champion(spec: ModelSpec, report: EvaluationReport, age: timedelta, stale: bool) -> tuple[Rule, GateResult]:
+def _beats_champion(
+    spec: ModelSpec, report: EvaluationReport, age: timedelta, stale: bool, restored: bool
+) -> tuple[Rule, GateResult]:
     result = report[spec.gate.metric]
     low = None if result.over_champion is None else result.over_champion.low
     better = low is not None and low > 0
-    bound = 0.0 - spec.gate.stale_margin if stale and not better else 0.0
+    bound = 0.0 - spec.gate.stale_margin if stale and not restored and not better else 0.0
     passed = low is not None and low > bound
     rule: Rule = "replaces_stale_champion" if passed and not better else "better_than_champion"
     if not report.champion_rows:
@@ -166,7 +170,7 @@ def _beats_champion(spec: ModelSpec, report: EvaluationReport, age: timedelta, s
     if stale:
         explanation += (
             f" (the champion is stale: {age.days} days old in event time, stale after "
-            f"{format_duration(spec.gate.stale_after)})"
+            f"{format_duration(spec.gate.stale_after)}{'; a person restored it' if restored else ''})"
         )
     return rule, GateResult("champion", passed, low, bound, f"{explanation}.")
 

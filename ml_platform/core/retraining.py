@@ -29,13 +29,14 @@ class Evidence:
     """What is known of a model at a watermark.
 
     ``champion`` is the version that predicts (None: none does), ``champion_as_of`` when the data it was made from
-    ended; ``last_training`` the same of the newest training set, whatever became of it. ``new_labels`` became known
-    after that. ``promised`` is the champion's gate metric on the rows it was held out on, ``delivered`` over the
-    trailing window of labels that came in since, from ``delivered_rows`` rows; ``looks`` counts the days on which that
-    was looked at. ``drift_days`` counts the alarms up to the newest report without a day between that was none.
-    ``trainings_today`` are the training sets of the day before the watermark, ``asked`` is what a person said who asks
-    for training. ``history`` is how far back labels reach before the rows that would be held out, and
-    ``training_rows`` how many of them would train (None: not counted, and not held against training).
+    ended; ``last_training`` the same of the newest candidate that its gates decided on, and of no training that failed
+    before that. ``new_labels`` became known after it. ``promised`` is the champion's gate metric on the rows it was
+    held out on, ``delivered`` over the trailing window of labels that came in since, from ``delivered_rows`` rows;
+    ``looks`` counts the days on which that was looked at. ``drift_days`` counts the alarms up to the newest report
+    without a day between that was none. ``trainings_today`` are the training sets of the day before the watermark,
+    whatever became of them, ``asked`` is what a person said who asks for training. ``history`` is how far back labels
+    reach before the rows that would be held out, and ``training_rows`` how many of them would train (None: not counted,
+    and not held against training).
     """
 
     watermark: datetime

@@ -49,11 +49,11 @@ class Sink(Protocol):
     def where(self) -> str:
         """Where alerts go, for people; without secrets."""
 
-    def send(self, alert: Alert) -> None:
-        """Send it.
+    def send(self, alert: Alert) -> str | None:
+        """Send it; in words, to whom it did not go although it went to others.
 
         Raises:
-            DeliveryError: it did not arrive, as far as one can know.
+            DeliveryError: it did not arrive anywhere, as far as one can know.
         """
 
 
@@ -183,8 +183,11 @@ class EmailSink:
         """Who gets it, through which host."""
         return f"e-mail to {', '.join(self.recipients)} through {self.host}"
 
-    def send(self, alert: Alert) -> None:
-        """Hand it to the mail server, for every recipient or none."""
+    def send(self, alert: Alert) -> str | None:
+        """Hand it to the mail server; whom that refused, if it took the mail for others.
+
+        Sent again for their sake, it would come again and again to all the others.
+        """
         try:
             with self._server() as server:
                 if self.encryption == "starttls":
@@ -194,8 +197,7 @@ class EmailSink:
                 refused = server.send_message(self._message(alert))
         except (OSError, smtplib.SMTPException, ValueError) as error:
             raise DeliveryError(_told(f"{self.host}: {error}", self.password)) from None
-        if refused:
-            raise DeliveryError(f"{self.host} refused {', '.join(refused)}")
+        return f"{self.host} refused {', '.join(refused)}" if refused else None
 
     def _server(self) -> smtplib.SMTP:
         if self.encryption == "tls":

@@ -8,6 +8,7 @@ carries the alert's id (an e-mail's ``Message-ID``, a webhook's ``Idempotency-Ke
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import polars as pl
 from ml_platform.core.alerts import RECURRING, STANDING, Alert, Cause, Kind, compose
 from ml_platform.stores.alert_sinks import DeliveryError, Sink
 from ml_platform.stores.lake import Lake
+
+_LOGGER = logging.getLogger(__name__)
 
 TABLE = "ledger/alerts"
 EVENTS = "ledger/alert_events"
@@ -56,13 +59,17 @@ _BUDGET_SECONDS = 25.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """An alert at one sink: ``delivered_at`` (wall time, UTC) or not yet; attempts that failed and why the last did."""
+    """An alert at one sink: ``delivered_at`` (wall time, UTC) or not yet; attempts that failed and why the last did.
+
+    ``remark`` says who of several recipients was refused when it was delivered to the others.
+    """
 
     sink: str
     delivered_at: datetime | None = None
     failures: int = 0
     last_failure_at: datetime | None = None
     last_error: str = ""
+    remark: str = ""
 
     @property
     def due_at(self) -> datetime | None:
@@ -185,11 +192,13 @@ class Alerts:
 
     def _send(self, sink: Sink, alert: Alert) -> bool:
         try:
-            sink.send(alert)
+            remark = sink.send(alert)
         except DeliveryError as error:
             self._tell([(alert.alert_id, FAILED, sink.name, str(error))], datetime.now(UTC))
             return False
-        self._tell([(alert.alert_id, DELIVERED, sink.name, "")], datetime.now(UTC))
+        self._tell([(alert.alert_id, DELIVERED, sink.name, remark or "")], datetime.now(UTC))
+        if remark:
+            _LOGGER.warning("alert %s: %s", alert.alert_id, remark)
         return True
 
     def _tell(self, events: Sequence[tuple[str, str, str, str]], now: datetime) -> None:
@@ -250,10 +259,12 @@ def _delivery(sink: str, events: Iterable[Mapping[str, Any]]) -> Delivery:
     own = [event for event in events if event["sink"] == sink]
     failures = [event for event in own if event["event"] == FAILED]
     last = failures[-1] if failures else None
+    done = next((event for event in own if event["event"] == DELIVERED), None)
     return Delivery(
         sink=sink,
-        delivered_at=next((event["happened_at"] for event in own if event["event"] == DELIVERED), None),
+        delivered_at=None if done is None else done["happened_at"],
         failures=len(failures),
         last_failure_at=None if last is None else last["happened_at"],
         last_error="" if last is None else last["detail"],
+        remark="" if done is None else done["detail"],
     )

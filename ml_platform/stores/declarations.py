@@ -6,8 +6,8 @@ without Dagster (the terminal, checks) reads them here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,14 @@ class Dataset:
                 return model
         raise LookupError(f"no model {name!r} is declared; there are {', '.join(m.name for m in self.models)}")
 
+    def landed(self, landing: Landing) -> Landing:
+        """What has landed of the days of the calendar, of which today (UTC) is the last that has begun."""
+        tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+        return replace(landing, start=self.spec.start, end=min(self.spec.end or tomorrow, tomorrow))
+
     def watermark(self, landing: Landing) -> datetime | None:
         """The instant up to which every partitioned table has landed; ``None`` before that."""
-        return watermark(landing, [table for table in self.tables if table.kind == "partitioned"])
+        return watermark(self.landed(landing), [table for table in self.tables if table.kind == "partitioned"])
 
 
 @lru_cache(maxsize=8)

@@ -153,22 +153,34 @@ def _assess(
     return outcomes, identities
 
 
+def stale_whole(lake: Lake, derivation: Derivation) -> list[str]:
+    """As :func:`stale_days`, of what :func:`derive_whole` would compute: all or nothing."""
+    return [WHOLE] if _assess_whole(lake, derivation)[0] is None else []
+
+
 def derive_whole(lake: Lake, derivation: Derivation) -> Outcome:
     """Bring a table without partitions up to date; its inputs have none either."""
-    before = lake.partitions(derivation.table).get(WHOLE)
-    reached = [state for source in derivation.inputs for state in lake.partitions(source.table).values()]
-    blocked = sorted({state.blocked for state in reached if state.blocked})
-    if blocked or not reached:
-        return Outcome(WHOLE, Status.BLOCKED, before, "; ".join(blocked) or "its inputs have not landed")
-    identity = _identity(derivation, reached, None)
-    if before is not None and before.inputs_hash == identity:
-        return Outcome(WHOLE, Status.UNCHANGED, before)
+    settled, identity = _assess_whole(lake, derivation)
+    if settled is not None:
+        return settled
     versions = {source.table: lake.version(source.table) for source in derivation.inputs}
     frames = {table: lake.read(table, version=version) for table, version in versions.items()}
     rows = derivation.compute(frames, _EPOCH, _EPOCH)
     state = lake.write(derivation.table, rows, sort_by=derivation.sort_by, inputs_hash=identity, inputs=versions)
     status = Status.WRITTEN if state.changed else Status.EQUAL
     return Outcome(WHOLE, status, state, sample=rows.head(SAMPLE_ROWS))
+
+
+def _assess_whole(lake: Lake, derivation: Derivation) -> tuple[Outcome | None, str]:
+    """What is settled without computing anything, if it is, and the identity of the table."""
+    before = lake.partitions(derivation.table).get(WHOLE)
+    reached = [state for source in derivation.inputs for state in lake.partitions(source.table).values()]
+    blocked = sorted({state.blocked for state in reached if state.blocked})
+    identity = _identity(derivation, reached, None)
+    if blocked or not reached:
+        return Outcome(WHOLE, Status.BLOCKED, before, "; ".join(blocked) or "its inputs have not landed"), identity
+    unchanged = before is not None and before.inputs_hash == identity
+    return Outcome(WHOLE, Status.UNCHANGED, before) if unchanged else None, identity
 
 
 def _reach(source: Input, states: Mapping[str, PartitionState], day: str) -> Iterator[PartitionState]:

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -60,10 +60,15 @@ class Landing:
 
     An object appears whole. On a disk, a file that was changed within ``settle`` of now may still be written: its
     partition counts as not landed, because without the file it would be taken for one that was corrected.
+
+    A period before ``start`` or from ``end`` (UTC days) on is no delivery, but a stranger: a name with a wrong year
+    neither moves a watermark nor asks for days that there are not.
     """
 
     root: Path
     settle: timedelta = timedelta(0)
+    start: date = date.min
+    end: date = date.max
 
     def periods(self, spec: TableSpec) -> dict[str, tuple[LandedFile, ...]]:
         """The files of each landed partition, both in order; a reference table has the partition ``all``."""
@@ -71,7 +76,7 @@ class Landing:
 
     def look(self, spec: TableSpec) -> tuple[dict[str, tuple[LandedFile, ...]], frozenset[str]]:
         """As :meth:`periods`, and the partitions of which a file may still be written, both from one listing."""
-        found = [(file, wait) for _, file, wait in self._entries(spec) if file is not None]
+        found = [(file, wait) for _, file, wait in self._entries(spec) if file is not None and self._has_day_of(file)]
         changing = frozenset(file.partition for file, wait in found if wait)
         settled: dict[str, list[LandedFile]] = {}
         for file in sorted((file for file, _ in found), key=lambda file: (file.partition, file.name)):
@@ -80,15 +85,19 @@ class Landing:
         return {partition: tuple(files) for partition, files in settled.items()}, changing
 
     def strangers(self, spec: TableSpec) -> tuple[str, ...]:
-        """For each finished file in the table's folder that is none of its periods, an error that says so."""
+        """For each finished file in the table's folder that is none of its periods, an error that says so.
+
+        So is one of a period that the calendar does not have.
+        """
         if spec.kind is TableKind.PARTITIONED:
             allowed = "{period} is a UTC day (2013-01-01) or hour (2013-01-01T05), .word after it marks a piece"
         else:
             allowed = "the one file of a reference table; .word before its last dot marks a piece"
+        other = f"is no landed file of table {spec.name!r}; allowed: {spec.source_pattern}, where {allowed}"
         return tuple(
-            f"{name} is no landed file of table {spec.name!r}; allowed: {spec.source_pattern}, where {allowed}"
+            f"{name} {other if file is None else self._not_a_day_of(file)}"
             for name, file, wait in sorted(self._entries(spec), key=lambda entry: entry[0])
-            if file is None and not wait
+            if not wait and (file is None or not self._has_day_of(file))
         )
 
     def settles_in(self, specs: Iterable[TableSpec]) -> timedelta:
@@ -136,6 +145,12 @@ class Landing:
             for partition, files in self.periods(spec).items()
             if partitions is None or partition in partitions
         }
+
+    def _has_day_of(self, file: LandedFile) -> bool:
+        return file.start is None or self.start <= file.start.date() < self.end
+
+    def _not_a_day_of(self, file: LandedFile) -> str:
+        return f"is of {file.partition}; the days of the data set are from {self.start} until before {self.end}"
 
     def _files(self, spec: TableSpec) -> Iterator[LandedFile]:
         return (file for files in self.periods(spec).values() for file in files)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import polars as pl
 
@@ -37,6 +37,10 @@ SCHEMA: Mapping[str, pl.DataType] = {
     "run_id": pl.String(),
     "sequence": pl.Int64(),
 }
+
+
+RESTORED: Final = "restored_by_person"
+"""The rule of a rollback."""
 
 
 class PromotionConflictError(RuntimeError):

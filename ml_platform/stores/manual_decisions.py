@@ -6,15 +6,12 @@ may go back to a version that has served; nobody promotes what its gates refused
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 import polars as pl
 
 from ml_platform.core.promotion import GateResult
-from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision, named_version
+from ml_platform.stores.ledger import RESTORED, Ledger, LedgerEntry, ManualDecision, named_version
 from ml_platform.stores.models import ModelStore
-
-_RESTORED: Final = "restored_by_person"
 
 
 class NotAllowedError(ValueError):
@@ -110,7 +107,7 @@ def rollback(store: ModelStore, model: str, version: int | None, by: Instruction
         raise NotAllowedError(f"{model} has no champion to roll back from")
     served = history["version"].unique(maintain_order=True).to_list()
     # A rollback's own entry names the version it left, which is no earlier champion but the one nobody wants.
-    earned = history.filter(pl.col("version") == current, pl.col("rule") != _RESTORED)
+    earned = history.filter(pl.col("version") == current, pl.col("rule") != RESTORED)
     target = version if version is not None else earned["previous_version"].to_list()[-1]
     if target is None:
         raise NotAllowedError(f"{model} version {current} is its first champion: there is none to go back to")
@@ -120,7 +117,7 @@ def rollback(store: ModelStore, model: str, version: int | None, by: Instruction
         store.describe(model, target)
         raise NotAllowedError(f"{model} version {target} never was champion; have been: {served}")
     _require_features(store, model, target, by)
-    return _record(store, model, target, ManualDecision(True, _RESTORED, by.reason.strip()), current, by)
+    return _record(store, model, target, ManualDecision(True, RESTORED, by.reason.strip()), current, by)
 
 
 def _record(

@@ -14,7 +14,7 @@ from ml_platform.settings import Settings
 from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import Derivation, day_bounds, days_between, stale_days
+from ml_platform.stores.incremental import Derivation, day_bounds, days_between, stale_days, stale_whole
 from ml_platform.stores.ingest import identities, raw_table, stale_partitions
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
@@ -31,8 +31,9 @@ class Plan:
 
     ``stale`` names, by table, the partitions the daily chain would compute; ``undecided`` the models that have no
     decision yet; ``watermark`` is None before everything has landed something. ``waiting`` are landed partitions of
-    raw tables whose period is not ready, because another table has not delivered it yet. ``run_key`` names this state
-    of files and tables: what is asked for twice under one key needs to be done once.
+    raw tables whose period is not ready, because another table has not delivered it yet. ``newest`` is the newest day
+    that the watermark has reached. ``run_key`` names this state of files and tables: what is asked for twice under one
+    key needs to be done once.
     """
 
     watermark: datetime | None
@@ -40,11 +41,18 @@ class Plan:
     undecided: list[str]
     waiting: dict[str, list[str]] = field(default_factory=dict)
     run_key: str = ""
+    newest: str | None = None
 
     @property
     def days(self) -> tuple[str, str] | None:
-        """First and last day of the one range run that brings all of it up to date."""
+        """First and last day of the one range run that brings all of it up to date.
+
+        The chain makes tables without days too, whatever its days are; where nothing else is out of date, the newest
+        day will do. None if nothing is, or if no day has landed in every table.
+        """
         named = sorted({day for days in self.stale.values() for day in days if day != WHOLE})
+        if not named and self.newest and any(self.stale.values()):
+            named = [self.newest]
         return (named[0], named[-1]) if named else None
 
     @property
@@ -65,7 +73,7 @@ def plan(
         ready_at: wall time (UTC) at which a period must be ready, else it waits: every partitioned table has its file
             for it or for a later one, or the grace time has passed. By default all that has landed is taken.
     """
-    lake, landing = Lake.of(settings), landing or Landing(settings.landing)
+    lake, landing = Lake.of(settings), dataset.landed(landing or Landing(settings.landing))
     ledger = Ledger(lake)
     watermark = dataset.watermark(landing)
     landed = {raw_table(spec): identities(landing, spec) for spec in dataset.tables}
@@ -78,14 +86,26 @@ def plan(
             stale[table] = [day for day in stale[table] if day not in unripe]
     partitioned = [raw_table(spec) for spec in dataset.tables if spec.kind is TableKind.PARTITIONED]
     delivered = sorted({day for table in partitioned for day in landed[table]})
+    newest = None
     if watermark is not None and delivered:
         days = [day for day in days_between_names(delivered[0], delivered[-1]) if day_bounds(day)[0] < watermark]
+        newest = days[-1]
         for derivation, candidates in _derivations(settings, dataset, lake, ledger, days):
-            found = stale_days(lake, derivation, candidates, watermark)
+            whole = candidates == [WHOLE]
+            found = stale_whole(lake, derivation) if whole else stale_days(lake, derivation, candidates, watermark)
             stale[derivation.table] = sorted({*found, *_reached(derivation, stale, candidates)})
     undecided = [model.name for model in dataset.models if ledger.latest(model.name) is None]
     known = {"watermark": watermark, "landed": landed, "written": lake.generation(), "stale": _named(stale)}
-    return Plan(watermark, _named(stale), undecided, _named(waiting), digest_mapping(known))
+    return Plan(watermark, _named(stale), undecided, _named(waiting), digest_mapping(known), newest)
+
+
+def plan_now(settings: Settings, dataset: Dataset) -> Plan:
+    """As :func:`plan`, of what is to be taken in at this moment: files that settle and periods that are not ready wait.
+
+    Whoever decides whether something runs asks this, and so all of them speak of the same state.
+    """
+    landing = Landing(settings.landing, settings.landing_settle)
+    return plan(settings, dataset, landing=landing, ready_at=datetime.now(UTC))
 
 
 def _named(partitions: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -115,8 +135,8 @@ def _derivations(
     features = FeatureClient(settings)
     manifest = features.manifest()
     for name, transform in dataset.views.items():
-        if any(dataset.table(table).known_at for table in transform.inputs):
-            yield view_derivation(manifest.view(name), bind(transform, dataset.folder)), days
+        partitioned = any(dataset.table(table).known_at for table in transform.inputs)
+        yield view_derivation(manifest.view(name), bind(transform, dataset.folder)), days if partitioned else [WHOLE]
     for spec in dataset.models:
         yield labels_derivation(spec, dataset), days
         champion = ledger.champion(spec.name)

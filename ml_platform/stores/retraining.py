@@ -17,10 +17,13 @@ from ml_platform.stores.training_requests import TrainingRequests
 
 
 def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
-    """The evidence on a model at a watermark."""
+    """The evidence on a model at a watermark.
+
+    A training counts once its gates have decided: one that failed before that taught nothing, and may be tried again
+    as soon as the daily budget, which every attempt is charged to, allows.
+    """
     ledger = Ledger(lake)
-    trainings = training_times(lake, spec)
-    last_training = max(trainings, default=None)
+    last_training = _last_judged(ledger, spec)
     asked = TrainingRequests(lake).waiting(spec.name)
     labels = _labels(lake, spec, last_training, watermark)
     known = Evidence(
@@ -29,7 +32,7 @@ def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
         new_labels=labels.new,
         training_rows=labels.training,
         history=labels.history,
-        trainings_today=sum(as_of > watermark - timedelta(days=1) for as_of in trainings),
+        trainings_today=sum(as_of > watermark - timedelta(days=1) for as_of in training_times(lake, spec)),
         asked=None if asked is None else str(asked),
     )
     champion = ledger.champion(spec.name)
@@ -48,6 +51,12 @@ def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
         looks=looks,
         drift_days=_drift_days(lake, spec, champion),
     )
+
+
+def _last_judged(ledger: Ledger, spec: ModelSpec) -> datetime | None:
+    """When the data of the newest candidate that its gates decided on ended."""
+    ends: list[datetime] = ledger.judgements(spec.name)["decided_at_watermark"].to_list()
+    return max(ends, default=None)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.evaluations import evaluation_table
 from ml_platform.stores.ingest import quarantine_table, raw_table
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.landing import Landing, watermark
+from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger, LedgerEntry
 from ml_platform.stores.model_tables import predictions_table, training_table
 from ml_platform.stores.monitoring import REPORTED_DAY, calibration_table, drift_table, performance_table
@@ -182,11 +182,14 @@ def platform_status(settings: Settings, datasets: Iterable[Dataset]) -> Platform
     """
     lake, landing = Lake.of(settings), Landing(settings.landing)
     known = list(datasets)
+    reached = [dataset.watermark(landing) for dataset in known]
     return PlatformStatus(
         home=str(settings.home),
-        watermark=watermark(landing, [table for dataset in known for table in dataset.tables]),
+        watermark=min((moment for moment in reached if moment), default=None) if all(reached) else None,
         tables={
-            table.name: _raw_table(lake, landing, dataset.spec, table) for dataset in known for table in dataset.tables
+            table.name: _raw_table(lake, dataset.landed(landing), dataset.spec, table)
+            for dataset in known
+            for table in dataset.tables
         },
         features={view: _table(lake, f"features/{view}") for dataset in known for view in dataset.views},
         models={model.name: _model(settings, lake, model) for dataset in known for model in dataset.models},

@@ -2,12 +2,14 @@
 
 import os
 import time
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from ml_platform.automation.calendar import daily
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.defs import datasets
 from ml_platform.defs.nyc_flights.replay import Awkward, replay
@@ -18,6 +20,7 @@ from ml_platform.stores.ingest import ingest
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.planning import plan
+from ml_platform.stores.status import platform_status
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
 
@@ -56,6 +59,38 @@ def test_landed_days_are_one_range_and_a_tick_without_news_repeats_its_key(home:
     assert first.tags["dagster/asset_partition_range_start"] == "2012-12-31"
     assert first.tags["dagster/asset_partition_range_end"] == "2013-01-02"
     assert first.run_key == again.run_key
+
+
+def test_files_of_no_day_of_the_calendar_stop_nothing(home: Path) -> None:
+    settings = load()
+    list(replay(settings.landing, until="2013-01-03"))
+    (dataset,) = datasets()
+    with dg.DagsterInstance.ephemeral() as instance:
+        before = requested(tick(instance))
+        for table in ("schedule", "departures", "arrivals", "weather"):
+            whole = (settings.landing / table / "2013-01-01.csv").read_bytes()
+            for stranger in ("2012-12-30", "2014-01-03", "2099-01-01T05"):
+                (settings.landing / table / f"{stranger}.csv").write_bytes(whole)
+        after = requested(tick(instance))
+    assert (after.run_key, after.tags) == (before.run_key, before.tags)
+    assert dataset.watermark(Landing(settings.landing)) == datetime(2013, 1, 3, tzinfo=UTC)
+    assert platform_status(settings, [dataset]).watermark == datetime(2013, 1, 3, tzinfo=UTC)
+
+
+def test_of_an_open_calendar_the_hours_of_today_are_taken_in_and_tomorrow_s_wait(home: Path) -> None:
+    settings = load()
+    (declared,) = datasets()
+    dataset = replace(declared, spec=declared.spec.model_copy(update={"end": None}))
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for table in ("schedule", "departures", "arrivals", "weather"):
+        (settings.landing / table).mkdir(parents=True)
+        for period in (f"{today:%Y-%m-%d}T00", f"{today + timedelta(days=2):%Y-%m-%d}"):
+            (settings.landing / table / f"{period}.csv").write_text("")
+    found = plan(settings, dataset)
+    assert found.watermark == today + timedelta(hours=1)
+    assert found.days == (f"{today:%Y-%m-%d}", f"{today:%Y-%m-%d}")
+    assert daily(dataset.spec).get_last_partition_key() == f"{today:%Y-%m-%d}"
+    assert daily(declared.spec).get_last_partition_key() == "2014-01-02"
 
 
 def test_a_correction_reaches_exactly_the_days_whose_look_back_reads_it(home: Path) -> None:

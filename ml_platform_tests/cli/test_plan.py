@@ -2,12 +2,16 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from ml_platform.automation.runs import TRIGGER_TAG, of_model
 from ml_platform.core.retraining import judge
 from ml_platform.defs import datasets
-from ml_platform.settings import Settings
+from ml_platform.settings import Settings, load
+from ml_platform.stores.instance import prepare_dagster_home
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.retraining import gather
 from ml_platform_tests.cli.conftest import Run
@@ -57,6 +61,39 @@ def test_a_plan_says_what_is_due_and_why_and_runs_nothing(run: Run, finished: Se
     assert text.exit_code == 0
     assert "not due for training" in text.stdout
     assert Lake.of(finished).version("ledger/promotions") == before
+
+
+def test_what_a_training_took_is_told_whoever_asked_for_it(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))
+    prepare_dagster_home(load())
+    tag = {of_model(TRIGGER_TAG, MODEL): "stale, drift persists"}
+    stages = [dg.AssetKey([MODEL, stage]) for stage in ("training_set", "tuned_model", "champion")]
+    runs = [
+        (100, "__ASSET_JOB", tag, stages),
+        (200, "__ASSET_JOB", {of_model(TRIGGER_TAG, MODEL): "by hand"}, stages),
+        (300, f"{MODEL}_training", {of_model(TRIGGER_TAG, MODEL): "no champion"}, None),
+        (1, "__ASSET_JOB", tag, stages[:1]),
+        (2, "__ASSET_JOB", {}, stages),
+        (9000, "nyc_flights_loop", tag, None),
+    ]
+    with dg.DagsterInstance.get() as instance:
+        for seconds, job, tags, assets in runs:
+            run = dg.DagsterRun(job, tags=tags, asset_selection=frozenset(assets) if assets else None)
+            instance.add_run(run)
+            for kind, moment in (
+                (dg.DagsterEventType.RUN_START, 1000.0),
+                (dg.DagsterEventType.RUN_SUCCESS, 1000.0 + seconds),
+            ):
+                event = dg.DagsterEvent(kind.value, job)
+                instance.handle_new_event(dg.EventLogEntry(None, "INFO", "", run.run_id, moment, dagster_event=event))
+    answer = command("plan", "--json")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["nyc_flights"]["past_runs"] == {
+        "nyc_flights_loop": {"runs": 1, "median_seconds": 9000.0},
+        f"{MODEL}_training": {"runs": 3, "median_seconds": 200.0},
+    }
 
 
 def test_an_empty_home_has_nothing_to_plan(command: Run, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,14 @@ def test_a_stale_champion_yields_to_one_not_shown_to_be_worse_and_the_rule_is_na
     assert ("stale" in decision.reason) is (age is STALE)
 
 
+@pytest.mark.parametrize(("low", "promote"), [(0.001, True), (0.0, False), (-0.005, False)])
+def test_a_champion_that_a_person_restored_yields_to_a_better_one_alone_however_stale_it_is(low, promote):
+    decision = decide(SPEC, report(champion=low), champion_age=STALE, latency_ms=3.0, loads_cleanly=True, restored=True)
+    assert (decision.promote, decision.rule) == (promote, "better_than_champion" if promote else "rejected")
+    assert "the lower end must be above 0 (the champion is stale" in decision.reason
+    assert "; a person restored it)" in decision.reason
+
+
 def test_a_champion_that_knows_every_held_out_row_stays():
     decision = judged(champion=None)
     assert failed(decision) == ["champion"]

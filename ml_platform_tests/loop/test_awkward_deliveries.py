@@ -14,6 +14,7 @@ from ml_platform.defs.nyc_flights.replay import Awkward, Fault, deliver, planned
 from ml_platform.defs.nyc_flights.upstream import KNOWN_AT
 from ml_platform.stores.catalog import CATALOG
 from ml_platform.stores.planning import days_between_names
+from ml_platform.stores.training_requests import TrainingRequests
 from ml_platform_tests.loop.homes import Home
 
 UNTIL = "2013-01-16"
@@ -272,3 +273,20 @@ def test_a_range_started_by_hand_fails_after_reporting_its_good_days(home: Home)
     assert told.success, told.failure
     assert told.known["raw/weather"] == set(days)
     assert told.versions["raw/weather"] == home.contents()["raw/weather"]
+
+
+def test_what_a_person_asked_for_waits_while_bad_data_keep_a_training_set_from_being_made(home: Home) -> None:
+    home.land(until="2013-01-05", awkward=Awkward(corrupt={("weather", "2013-01-02"): Fault.CHANGED_TYPE}))
+    home.catch_up()
+    requests = TrainingRequests(home.lake)
+    asked = requests.ask("flight_delay", "ann", "new sensors")
+    training_set = ["flight_delay/training_set"]
+    refused = events_of(home, home.run(training_set, job="flight_delay_training"))
+    assert "raw/weather 2013-01-02" in refused.failure
+    assert requests.waiting("flight_delay") == asked
+
+    (home.landed / "weather" / "2013-01-02.csv").unlink()
+    home.land(until="2013-01-05")
+    home.catch_up()
+    assert home.run(training_set, job="flight_delay_training").success
+    assert requests.waiting("flight_delay") is None

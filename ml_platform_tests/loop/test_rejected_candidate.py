@@ -146,6 +146,12 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
     assert status.exit_code == 0, status.output
     assert "restored by person. it warns of [/all]" in status.stdout
     train(second)
+    judged = ledger.judgement_on(MODEL, 3)
+    assert judged is not None
+    (gate,) = [gate for gate in judged.gate_results if gate["name"] == "champion"]
+    assert gate["bound"] == 0.0, "no margin, however stale: a person restored the champion"
+    assert "a person restored it" in gate["explanation"]
+    assert (judged.rule == "awaits_approval") is (gate["value"] > 0)
     land_and_run(second, "2013-01-17")
     after = predicted_by(home)
     assert after[1] > before[1] + 1000
@@ -158,7 +164,7 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
     assert run.tags[MADE_ON_TAG] == socket.gethostname()
 
 
-def test_a_candidate_is_not_decided_on_beside_another_champion_than_it_was_evaluated_beside(home: Home) -> None:
+def test_a_candidate_is_compared_anew_when_a_person_changed_the_champion_meanwhile(home: Home) -> None:
     first = home.with_models(declared(LENIENT, seed=1))
     land_and_run(first, "2013-01-13")
     train(first)
@@ -170,10 +176,13 @@ def test_a_candidate_is_not_decided_on_beside_another_champion_than_it_was_evalu
     assert decide(second, "promote", reason="it can be trusted", person="ann").success
 
     late = third.run([f"{MODEL}/champion"], job=f"{MODEL}_training")
-    assert not late.success
-    (failure,) = [event for event in late.all_events if event.is_step_failure]
-    said = str(failure.step_failure_data.user_failure_data.description)
-    assert said.startswith(f"{MODEL} version 3 was evaluated beside version 1, and champion is now version 2")
-    assert Ledger(home.lake).history(MODEL)["version"].to_list() == [1, 2, 2]
-    train(third)
-    assert Ledger(home.lake).history(MODEL)["version"].to_list() == [1, 2, 2, 3]
+    assert late.success
+    history = Ledger(home.lake).history(MODEL)
+    assert history["version"].to_list() == [1, 2, 2, 3]
+    assert (history["previous_version"][-1], history["decided_by"][-1]) == (2, "automation")
+    with home.instance() as instance:
+        report = instance.get_latest_materialization_event(dg.AssetKey([MODEL, "evaluation_report"]))
+    assert report is not None
+    assert report.asset_materialization is not None
+    assert report.asset_materialization.metadata["compared_with_champion"].value == 2
+    assert report.run_id == late.run_id

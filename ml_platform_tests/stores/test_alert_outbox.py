@@ -13,10 +13,10 @@ import pytest
 from ml_platform.core.alerts import Alert, Cause, Kind
 from ml_platform.settings import load
 from ml_platform.stores import alerts as module
-from ml_platform.stores.alert_sinks import DeliveryError, WebhookSink
+from ml_platform.stores.alert_sinks import DeliveryError, EmailSink, WebhookSink
 from ml_platform.stores.alerts import Alerts, Delivery, RaisedAlert
 from ml_platform.stores.lake import Lake
-from ml_platform_tests.receivers import Webhook, serving
+from ml_platform_tests.receivers import MailServer, Webhook, serving
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -67,6 +67,19 @@ def test_nothing_is_written_while_nothing_is_wrong(outbox: Alerts, tmp_path: Pat
     assert update(outbox) == 0
     assert outbox.deliver([Box()]) is False
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_of_several_recipients_refused_is_recorded_and_not_sent_again(outbox: Alerts) -> None:
+    server = MailServer(refuses="b@example.org")
+    update(outbox, cause("blocked"), sinks=("email",))
+    with serving(server):
+        sink = EmailSink("localhost", server.port, "p@example.org", ("a@example.org", "b@example.org"), "none")
+        for _ in range(3):
+            assert outbox.deliver([sink]) is False
+    assert [recipients for recipients, _ in server.received] == [["a@example.org"]]
+    (delivery,) = only(outbox).deliveries
+    assert delivery.delivered_at is not None
+    assert (delivery.failures, delivery.remark) == (0, "localhost refused b@example.org")
 
 
 def test_a_cause_that_stays_is_told_once_and_one_that_comes_back_as_another_again(outbox: Alerts) -> None:

@@ -162,10 +162,18 @@ def test_mail_over_tls_needs_a_certificate_that_is_trusted(tmp_path: Path, monke
     assert server.logins == [("robot", "SECRET")]
 
 
-def test_a_recipient_who_is_refused_is_a_failure() -> None:
+def test_a_recipient_who_is_refused_is_told_and_keeps_it_from_nobody_else() -> None:
     server = MailServer(refuses="b@example.org")
-    with serving(server), pytest.raises(DeliveryError, match=r"localhost refused b@example\.org"):
+    with serving(server):
+        assert mail(server).send(ALERT) == "localhost refused b@example.org"
+    assert [recipients for recipients, _ in server.received] == [["a@example.org"]]
+
+
+def test_mail_that_is_refused_for_everybody_is_a_failure() -> None:
+    server = MailServer(refuses="@example.org")
+    with serving(server), pytest.raises(DeliveryError, match="550"):
         mail(server).send(ALERT)
+    assert server.received == []
 
 
 def test_a_mail_server_that_is_not_there_is_a_failure_that_names_no_secret() -> None:

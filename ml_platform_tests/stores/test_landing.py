@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,22 @@ def test_a_file_that_is_no_period_is_named_with_what_is_allowed(tmp_path: Path, 
     (error,) = landing.strangers(LEVELS)
     assert error.startswith(f"levels/{name} is no landed file of table 'levels'; allowed: levels/{{period}}.csv")
     assert list(landing.periods(LEVELS)) == ["2020-05-01"]
+
+
+def test_a_period_outside_the_calendar_is_no_delivery_but_a_stranger(tmp_path: Path) -> None:
+    folder = land(
+        tmp_path, "1999-12-31T23.csv", "2020-04-30.csv", "2020-05-01.csv", "2020-05-02T23.csv", "2020-05-03.csv"
+    )
+    landing = replace(folder, start=date(2020, 5, 1), end=date(2020, 5, 3))
+
+    assert list(landing.periods(LEVELS)) == ["2020-05-01", "2020-05-02"]
+    assert landing.landed_through(LEVELS) == datetime(2020, 5, 3, tzinfo=UTC)
+    assert landing.gaps(LEVELS)[-1] == "2020-05-02T22", "nothing is missed beyond the calendar"
+    assert list(landing.fingerprints(LEVELS)) == ["2020-05-01", "2020-05-02"]
+    assert landing.strangers(LEVELS) == tuple(
+        f"levels/{name}.csv is of {name[:10]}; the days of the data set are from 2020-05-01 until before 2020-05-03"
+        for name in ("1999-12-31T23", "2020-04-30", "2020-05-03")
+    )
 
 
 def test_a_source_pattern_names_folder_and_file(tmp_path: Path) -> None:

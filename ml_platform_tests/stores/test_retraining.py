@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from ml_platform.core.performance import FRAME_SCHEMA
-from ml_platform.core.promotion import Decision
+from ml_platform.core.promotion import Decision, GateResult
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
+from ml_platform.stores.model_tables import labels_table, training_table
 from ml_platform.stores.monitoring import REPORTED_DAY, drift_table, performance_table
 from ml_platform.stores.retraining import gather
 from ml_platform_tests.core.learning_examples import spec
@@ -71,6 +72,23 @@ def test_a_week_that_reaches_into_the_data_it_was_judged_on_says_nothing(lake: L
 def test_what_a_version_did_before_it_was_restored_is_too_long_ago(lake: Lake) -> None:
     assert gather(lake, SPEC, AS_OF + 16 * DAY).delivered is not None
     assert gather(lake, SPEC, AS_OF + 17 * DAY).delivered is None
+
+
+def test_a_training_that_its_gates_never_decided_on_holds_no_other_back_but_is_charged_to_the_day(lake: Lake) -> None:
+    labels = pl.DataFrame({"label_time": [AS_OF + day * DAY for day in range(1, 10)]})
+    lake.append(labels_table(SPEC), labels.with_columns(pl.col("label_time").alias("prediction_time")))
+    made = pl.DataFrame({"label": [1]})
+    facts = {"as_of": (AS_OF + 9.5 * DAY).timestamp()}
+    lake.write(training_table(SPEC), made, sort_by=["label"], inputs_hash="9", facts=facts)
+    failed = gather(lake, SPEC, AS_OF + 10 * DAY)
+    assert (failed.last_training, failed.new_labels, failed.trainings_today) == (AS_OF, 9, 1)
+
+    rejected = Decision(promote=False, rule="rejected", reason="", gates=(GateResult("floor", False, 0.1, 0.5, ""),))
+    Ledger(lake).record(
+        SPEC.name, 2, rejected, expected_current=1, watermark=AS_OF + 9.5 * DAY, by="automation", run_id="another"
+    )
+    decided = gather(lake, SPEC, AS_OF + 10 * DAY)
+    assert (decided.last_training, decided.new_labels, decided.trainings_today) == (AS_OF + 9.5 * DAY, 0, 1)
 
 
 def test_alarms_before_the_champion_predicts_are_not_its_own(lake: Lake) -> None:
