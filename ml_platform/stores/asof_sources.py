@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow as pa
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 _MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_NANOSECOND = 1 - (1 << 63)
+"""In the year 1677: as far back as nanoseconds are counted."""
+
 _WIDER = pl.ScanCastOptions(
     integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
 )
@@ -66,19 +69,25 @@ class Rows:
                 rows = rows.filter(pl.col("day") >= first.astimezone(UTC).date())
             if last is not None:
                 rows = rows.filter(pl.col("day") <= last.astimezone(UTC).date())
-        dtype, zone = self.schema[timestamp], "UTC"
+        dtype = self.schema[timestamp]
         if isinstance(dtype, pl.Datetime):
-            stored, zone = pl.col(timestamp), dtype.time_zone or ""
+            stored = pl.col(timestamp)
+        else:
+            dtype = pl.Datetime("us", "UTC")
         if first is not None:
-            rows = rows.filter(stored >= _in_zone(first, zone))
+            rows = rows.filter(stored >= _first_from(first, dtype))
         if last is not None:
-            rows = rows.filter(stored < _in_zone(last + _MICROSECOND, zone))
+            rows = rows.filter(stored < _first_from(last + _MICROSECOND, dtype))
         return rows
 
 
-def _in_zone(moment: datetime, zone: str) -> datetime:
-    """A moment as polars writes it in a zone; without one, as it is in UTC."""
-    return moment.astimezone(ZoneInfo(zone)) if zone else moment.astimezone(UTC).replace(tzinfo=None)
+def _first_from(moment: datetime, dtype: pl.Datetime) -> pl.Expr:
+    """The first moment that a column of this type can hold from a moment on; without a zone it holds UTC."""
+    microseconds = (moment - _EPOCH) // _MICROSECOND
+    ticks = -(-microseconds // 1000) if dtype.time_unit == "ms" else microseconds
+    if dtype.time_unit == "ns":
+        ticks = max(_FIRST_NANOSECOND, min(ticks * 1000, -_FIRST_NANOSECOND))
+    return pl.lit(ticks, pl.Int64).cast(dtype)
 
 
 def moment(rows: Rows, column: str) -> pl.Expr:

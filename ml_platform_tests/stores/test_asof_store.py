@@ -261,6 +261,29 @@ def test_sources_keep_moments_in_every_form(tmp_path: Path, dtype: Any) -> None:
     assert asked(store)["rate"].to_list() == RATES
 
 
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_a_row_counts_from_its_own_tick_in_every_unit(tmp_path: Path, unit: Any) -> None:
+    rows = STATS.with_columns(pl.col("ts", "made").cast(pl.Datetime(unit, "UTC")))
+    store, tick = project(tmp_path), timedelta(microseconds=1)
+    store.apply([DRIVER, stats_view(stored(rows, tmp_path / "stats", "file"), ttl=DAY)])
+    newest = T0 + 2 * DAY
+    for moment, rate in (
+        (newest - tick, None),
+        (newest, 0.7),
+        (newest + tick, 0.7),
+        (newest + DAY, 0.7),
+        (newest + DAY + tick, None),
+    ):
+        assert asked(store, pd.DataFrame({"driver": [3], "event_timestamp": [moment]}))["rate"].to_list() == [rate]
+
+
+def test_no_moment_at_all_is_asked_of_a_source_in_any_zone(tmp_path: Path) -> None:
+    rows = STATS.with_columns(pl.col("ts").dt.convert_time_zone("America/New_York"))
+    store = project(tmp_path)
+    store.apply([DRIVER, stats_view(stored(rows, tmp_path / "stats", "file"))])
+    assert asked(store, pl.from_pandas(ASKED).clear()).height == 0
+
+
 def test_a_moment_or_key_that_is_missing_matches_nothing(store: FeatureStore) -> None:
     frame = pl.from_pandas(ASKED).with_columns(
         driver=pl.when(pl.col("note") == "a").then(None).otherwise("driver"),
