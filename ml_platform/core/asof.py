@@ -37,8 +37,8 @@ def join_as_of(
 ) -> pl.DataFrame:
     """``entities`` with the values of each key's newest feature row at or before the entity's moment.
 
-    Newest is by ``event``, then by ``created``. A null key or moment matches nothing. Rows, their order and
-    duplicates among them are kept as they are.
+    Newest is by ``event``, then by ``created``, where null is older than any. A null key or moment matches nothing.
+    Rows, their order and duplicates among them are kept as they are.
 
     Entities are taken in the order of their moments, ``step_rows`` at a time. History is read once, as far as each step
     needs it, and of what is older the newest row of each key is held: memory grows with a step, the history between its
@@ -54,7 +54,8 @@ def join_as_of(
         values: feature columns wanted; none may be a column of ``entities``.
         ttl: a feature row older than this at ``at`` counts as absent; None or zero: rows never expire.
         created: when a feature row was written (microseconds, UTC).
-        created_bounds: a feature row counts only where ``created`` too is at or before ``at``.
+        created_bounds: a feature row counts only where ``created`` too is at or before ``at``; where it
+            is null, never.
         step_rows: entities at a time, at least one.
 
     Returns:
@@ -138,7 +139,8 @@ class _Join:
         # A row is usable from max(event, created). Of the rows usable by then, the greatest (event, created) wins, so
         # only rows that raise its running maximum can ever be the answer.
         return (
-            rows.with_columns(
+            rows.drop_nulls(self.created)
+            .with_columns(
                 pl.max_horizontal(self.event, self.created).alias(_USABLE), pl.struct(order).rank("dense").alias(_RANK)
             )
             .sort(_USABLE, _RANK)
