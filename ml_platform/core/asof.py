@@ -54,8 +54,7 @@ def join_as_of(
         values: feature columns wanted; none may be a column of ``entities``.
         ttl: a feature row older than this at ``at`` counts as absent; None or zero: rows never expire.
         created: when a feature row was written (microseconds, UTC).
-        created_bounds: a feature row counts only where ``created`` too is at or before ``at``; where it
-            is null, never.
+        created_bounds: a feature row counts only where ``created`` too is at or before ``at``; null never is.
         step_rows: entities at a time, at least one.
 
     Returns:

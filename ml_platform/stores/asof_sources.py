@@ -174,6 +174,8 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
 def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
     """Write rows to where nothing is, or in place of what is there.
 
+    Of a folder only Parquet files are removed, and those once the new one stands.
+
     Raises:
         SavedDatasetLocationAlreadyExists: something is there, and it is not to be overwritten.
         NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
@@ -195,12 +197,13 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
     elif _one_file(files, path):
         _put(files, path, table)
     else:
-        # One by one: deltalake's file system of object storage cannot empty a folder.
-        for file in files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True)):
-            if file.is_file:
-                files.delete_file(file.path)
+        stood = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
         files.create_dir(path)
-        pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
+        _put(files, f"{path}/{uuid.uuid4().hex}.parquet", table)
+        # One by one: deltalake's file system of object storage cannot empty a folder.
+        for file in stood:
+            if file.is_file and file.path.endswith(".parquet"):
+                files.delete_file(file.path)
 
 
 def write_log(config: RepoConfig, destination: DataSource, table: pa.Table, partition_by: Sequence[str] | None) -> None:

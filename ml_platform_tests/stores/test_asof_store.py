@@ -416,6 +416,28 @@ def test_a_result_is_kept_and_read_again_and_not_overwritten_unless_asked(
     assert len(store.get_saved_dataset("kept").to_df()) == 2
 
 
+def test_a_folder_that_is_overwritten_keeps_what_is_not_its_own_and_its_rows_if_writing_fails(
+    tmp_path: Path, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    storage = SavedDatasetFileStorage(path=str(folder))
+    store.get_historical_features(ASKED, ["stats:rate"]).persist(storage)
+    (folder / "notes.txt").write_text("who asked")
+    job = store.get_historical_features(ASKED.head(2), ["stats:rate"])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.parquet.write_table", full)
+        with pytest.raises(OSError, match="no space"):
+            job.persist(storage, allow_overwrite=True)
+    assert pl.read_parquet(folder / "*.parquet").height == len(ASKED)
+    job.persist(storage, allow_overwrite=True)
+    assert pl.read_parquet(folder / "*.parquet").height == 2
+    assert sorted(file.suffix for file in folder.iterdir()) == [".parquet", ".txt"]
+
+
 def test_a_kept_result_is_read_when_its_rows_are_asked_for_and_once(tmp_path: Path, store: FeatureStore) -> None:
     file = tmp_path / "kept.parquet"
     job = store.get_historical_features(ASKED, ["stats:rate"])
