@@ -8,7 +8,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -380,7 +380,7 @@ def _pushed(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame, expired
     missing = newest.filter(~held)
     if missing.is_empty():
         return newest.height
-    with _quiet():
+    with _quiet(), getattr(online, "restating", nullcontext)():
         store.write_to_online_store(view.name, missing.to_pandas(), transform_on_write=False)
     return int(held.sum()) + int(_held_online(store, view, missing).sum())
 
