@@ -159,7 +159,6 @@ class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
         rows: pl.DataFrame,
         *,
         moment: str,
-        expired_before: datetime | None = None,
     ) -> int:
         """Have the store hold these rows, whatever it holds: a correction may take the newest row of a key back.
 
@@ -170,19 +169,15 @@ class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
             table: the view.
             rows: one for each key: the view's join keys, none of them null, and its features.
             moment: the column that says when each row became known (UTC).
-            expired_before: older rows are removed: nobody is to be answered with them any more.
 
         Returns:
             How many keys the file then holds with that very row.
         """
         types = {field.name: field.dtype.to_value_type() for field in [*table.entity_columns, *table.features]}
-        keys = _keys(rows, [(field.name, types[field.name]) for field in table.entity_columns], config)
+        keys = encoded_keys(config, table, rows)
         names = [field.name for field in table.features]
         moments = rows[moment].dt.convert_time_zone("UTC").dt.epoch("us")
         connection, stored, held = self._connection(config), _table(config, table), 0
-        if expired_before is not None:
-            with connection:
-                connection.execute(f"DELETE FROM {stored} WHERE event_ts < ?", (_microseconds(expired_before),))
         # In the order of the table: rows that are written, and read back, together are stored together.
         order = sorted(range(len(keys)), key=keys.__getitem__)
         for start in range(0, len(order), _TOGETHER):
@@ -196,6 +191,28 @@ class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
                 connection.executemany(_upsert(stored, names), missing)
             held += len(wanted) - len(_missing(connection, stored, names, missing))
         return held
+
+    def keep_only(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
+        """Remove the keys that have no row here: whose row has expired, or was taken back by a correction.
+
+        Args:
+            config: of the feature store.
+            table: the view.
+            rows: the view's join keys, none of them null.
+
+        Returns:
+            How many were removed.
+        """
+        kept, stored, connection = (
+            set(encoded_keys(config, table, rows)),
+            _table(config, table),
+            self._connection(config),
+        )
+        with connection:
+            held = connection.execute(f"SELECT entity_key FROM {stored}")
+            gone = [key for key in held if key[0] not in kept]
+            connection.executemany(f"DELETE FROM {stored} WHERE entity_key = ?", gone)
+        return len(gone)
 
     def _connection(self, config: RepoConfig) -> sqlite3.Connection:
         """This thread's connection."""
@@ -295,9 +312,10 @@ def _older(row: Sequence[int | None], stood: Sequence[int | None]) -> bool:
 # Encoding ---------------------------------------------------------------------------------------------
 
 
-def _keys(rows: pl.DataFrame, join_keys: Sequence[tuple[str, ValueType]], config: RepoConfig) -> list[bytes]:
+def encoded_keys(config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> list[bytes]:
     """Each row's entity key, as Feast writes it: the names of its parts, in order, and then their values."""
-    version, ordered = config.entity_key_serialization_version, sorted(join_keys)
+    ordered = sorted((field.name, field.dtype.to_value_type()) for field in table.entity_columns)
+    version = config.entity_key_serialization_version
     names = serialize_entity_key_prefix([name for name, _ in ordered], version)
     parts = [_key_part(rows[name], kind, version) for name, kind in ordered]
     return [names + b"".join(each) for each in zip(*parts, strict=True)] if parts else [names] * rows.height

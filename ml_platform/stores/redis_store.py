@@ -5,6 +5,8 @@ string would hold the password, and could not hold one with a comma.
 """
 
 import asyncio
+import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,7 +14,9 @@ from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+import polars as pl
 from feast import FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
 from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_versioned_name
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -23,9 +27,15 @@ from pydantic import StrictStr
 from redis import CredentialProvider, Redis
 
 from ml_platform import settings
-from ml_platform.stores.online_store import OnlineWriteError
+from ml_platform.stores.online_store import OnlineWriteError, encoded_keys
 
 _TIMEOUT_SECONDS = 30.0
+
+_SCANNED_AT_ONCE = 10_000
+"""Names of keys that Redis looks through before it answers others."""
+
+_SPECIAL = re.compile(rb"[*?\[\]\\^-]")
+"""What means something in a pattern of Redis."""
 
 _restating: ContextVar[bool] = ContextVar("restating", default=False)
 
@@ -88,6 +98,36 @@ class RedisUrlOnlineStore(RedisOnlineStore):  # type: ignore[misc]
         """As :meth:`online_write_batch`, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
+    def keep_only(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
+        """Remove the keys that have no row here: whose row has expired, or was taken back by a correction.
+
+        The names of all keys of the database are looked through, as Redis has no list of those of a view.
+
+        Args:
+            config: of the feature store.
+            table: the view.
+            rows: the view's join keys, none of them null.
+
+        Returns:
+            How many were removed.
+        """
+        project = config.project.encode()
+        kept = {key + project for key in encoded_keys(config, table, rows)}
+        version = config.entity_key_serialization_version
+        parts = serialize_entity_key_prefix(sorted(field.name for field in table.entity_columns), version)
+        view, moment = _view(config, table), _moment_field(config, table)
+        fields = [moment, *(_mmh3(f"{view}:{field.name}") for field in table.features)]
+        pattern = b"*".join(_SPECIAL.sub(rb"\\\g<0>", literally) for literally in (parts, project))
+        client, removed, cursor = self._get_client(config.online_store), 0, None
+        while cursor != 0:
+            cursor, some = client.scan(cursor or 0, pattern, _SCANNED_AT_ONCE)
+            with client.pipeline(transaction=False) as pipe:
+                for key in some:
+                    if key not in kept and _is_of(key, project, version):
+                        pipe.hdel(key, *fields)  # a key without fields is gone
+                removed += sum(map(bool, pipe.execute()))
+        return removed
+
     def _moments(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The moment of each key's row in nanoseconds; -1 where there is none."""
         found = self._read_hash_fields(config, [(key, [_moment_field(config, table)]) for key in keys])
@@ -127,6 +167,15 @@ def _newest_of_each(config: RepoConfig, rows: Sequence[_Row]) -> dict[bytes, _Ro
         if key not in newest or not _older(row, newest[key]):
             newest[key] = row
     return newest
+
+
+def _is_of(key: bytes, project: bytes, version: int) -> bool:
+    """Whether a key that ends in a project's name is of it, and not of one whose name ends alike."""
+    entity = key.removesuffix(project)
+    try:
+        return bool(serialize_entity_key(deserialize_entity_key(entity, version), version) == entity)
+    except (ValueError, IndexError, struct.error):
+        return False
 
 
 def _older(row: _Row, stood: _Row) -> bool:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
 from feast.repo_config import RepoConfig
@@ -28,29 +29,37 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def store(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
-    """A view of one key on an empty server."""
+    """Two views of one key on an empty server."""
     monkeypatch.setenv("ML_PLATFORM_REDIS_PASSWORD", server.password)
     server.client().flushall()
+    return project("test", server, tmp_path)
+
+
+def project(name: str, server: RedisServer, folder: Path) -> FeatureStore:
+    folder.mkdir(exist_ok=True)
     made = FeatureStore(
         config=RepoConfig(
-            project="test",
+            project=name,
             provider="local",
-            registry=str(tmp_path / "registry.db"),
+            registry=str(folder / "registry.db"),
             online_store={"type": "ml_platform.stores.redis_store.RedisUrlOnlineStore", "url": server.url},
             offline_store={"type": "ml_platform.stores.asof_store.AsOfOfflineStore"},
             entity_key_serialization_version=3,
-            repo_path=tmp_path,
+            repo_path=folder,
         )
     )
-    rows([]).to_parquet(tmp_path / "rows.parquet")
+    rows([]).to_parquet(folder / "rows.parquet")
     driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
-    view = FeatureView(
-        name="stats",
-        entities=[driver],
-        schema=[Field(name="driver", dtype=Int64), Field(name="text", dtype=String)],
-        source=FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field="ts"),
-    )
-    made.apply([driver, view])
+    views = [
+        FeatureView(
+            name=name,
+            entities=[driver],
+            schema=[Field(name="driver", dtype=Int64), Field(name=feature, dtype=String)],
+            source=FileSource(path=str(folder / "rows.parquet"), timestamp_field="ts"),
+        )
+        for name, feature in (("stats", "text"), ("others", "text"))
+    ]
+    made.apply([driver, *views])
     return made
 
 
@@ -59,12 +68,12 @@ def rows(values: list[tuple[int, datetime, str]]) -> pd.DataFrame:
     return frame.astype({"driver": "int64", "ts": "datetime64[us, UTC]", "text": "object"})
 
 
-def write(store: FeatureStore, *values: tuple[int, datetime, str]) -> None:
-    store.write_to_online_store("stats", rows(list(values)))
+def write(store: FeatureStore, *values: tuple[int, datetime, str], view: str = "stats") -> None:
+    store.write_to_online_store(view, rows(list(values)))
 
 
-def held(store: FeatureStore, *keys: int) -> list[str | None]:
-    answer = store.get_online_features(["stats:text"], [{"driver": key} for key in keys]).to_dict()
+def held(store: FeatureStore, *keys: int, view: str = "stats") -> list[str | None]:
+    answer = store.get_online_features([f"{view}:text"], [{"driver": key} for key in keys]).to_dict()
     return list(answer["text"])
 
 
@@ -93,3 +102,21 @@ def test_a_write_that_the_server_does_not_hold_is_an_error(
     monkeypatch.setattr("redis.client.Pipeline.hset", lambda *_, **__: None)
     with pytest.raises(OnlineWriteError, match="view 'stats': 2 of 2 rows are not in Redis as written"):
         write(store, (1, NOON, "lost"), (2, NOON, "lost"))
+
+
+def test_keys_that_are_not_among_those_to_keep_are_removed_from_their_view_alone(
+    store: FeatureStore, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_platform.stores.redis_store._SCANNED_AT_ONCE", 2)
+    ends_alike = project("latest", server, tmp_path / "latest")
+    for each in (store, ends_alike):
+        write(each, *((key, NOON, f"row {key}") for key in range(20)))
+    write(store, (3, NOON, "other"), view="others")
+    kept = pl.DataFrame({"driver": [7, 11, 42]})
+    view, online = store.get_feature_view("stats"), store.provider.online_store
+    assert online.keep_only(store.config, view, kept) == 18
+    assert held(store, *range(20)) == [f"row {key}" if key in (7, 11) else None for key in range(20)]
+    assert held(store, 3, view="others") == ["other"]
+    assert held(ends_alike, *range(20)) == [f"row {key}" for key in range(20)]
+    assert len(server.client().keys()) == 3 + 20
+    assert online.keep_only(store.config, view, kept) == 0

@@ -236,13 +236,16 @@ def test_rows_that_stand_are_not_written_again(tmp_path: Path) -> None:
     assert connection.total_changes == before + 1
 
 
-def test_rows_that_have_expired_are_removed_whoever_wrote_them(tmp_path: Path) -> None:
+def test_keys_that_are_not_among_those_to_keep_are_removed_whoever_wrote_them(tmp_path: Path) -> None:
     store = feast(tmp_path, OURS)
     write(store)
     view, online = store.get_feature_view("many"), store.provider.online_store
-    assert online.push(store.config, view, ROWS[:1], moment="ts", expired_before=NOON) == 1
     left = ["ä", "b" * 300, "d"]
+    assert online.keep_only(store.config, view, ROWS.filter(pl.col("name").is_in(left))) == 1
     assert [moment is not None for moment, _ in read(store)] == [name in left for name in ROWS["name"]]
+    assert online.keep_only(store.config, view, ROWS) == 0
+    assert online.keep_only(store.config, view, ROWS.clear()) == 3
+    assert read(store) == [(None, None)] * ROWS.height
 
 
 @pytest.mark.parametrize("change", ["\"value of text\" = x'00'", "event_ts = event_ts - 1", "entity_key = x'00'"])
