@@ -59,7 +59,7 @@ def as_utc(frame: pl.DataFrame, column: str) -> pl.Expr:
     Raises:
         ValueError: it has no moments.
     """
-    return sources.moment(Rows("the entity frame", frame.lazy(), frame.schema, by_day=False), column)
+    return sources.moment(Rows("the entity frame", frame.lazy(), frame.schema), column)
 
 
 def known_between(config: RepoConfig, views: Sequence[FeatureView], first: datetime, last: datetime) -> pl.DataFrame:

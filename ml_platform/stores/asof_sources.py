@@ -19,6 +19,8 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
+from ml_platform.core.feature_manifest import EVENT_TIME
+from ml_platform.core.table_spec import KNOWN_AT
 from ml_platform.stores.lake import Lake
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_NANOSECOND = 1 - (1 << 63)
 """In the year 1677: as far back as nanoseconds are counted."""
 
+_DAYS_OF = {"features": EVENT_TIME, "raw": KNOWN_AT}
+"""Which timestamp's UTC days the lake's tables are partitioned by; of other tables each model has its own."""
+
 _WIDER = pl.ScanCastOptions(
     integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
 )
@@ -38,12 +43,15 @@ _WIDER = pl.ScanCastOptions(
 
 @dataclass(frozen=True)
 class Rows:
-    """What a source holds, unread: ``name`` is what messages call it, ``by_day`` whether ``day`` partitions it."""
+    """What a source holds, unread.
+
+    ``name`` is what messages call it, ``days_of`` the timestamp whose UTC day is its partition ``day``, if one is.
+    """
 
     name: str
     lazy: pl.LazyFrame
     schema: Mapping[str, pl.DataType]
-    by_day: bool
+    days_of: str | None = None
 
     def require(self, columns: Sequence[str]) -> None:
         """See that columns are there.
@@ -63,8 +71,8 @@ class Rows:
             ValueError: the column is no timestamp.
         """
         rows, stored = self.lazy, moment(self, timestamp)
-        if self.by_day:
-            # Partitions are days of the event: whole files are skipped.
+        if timestamp == self.days_of:
+            # Whole files are skipped.
             if first is not None:
                 rows = rows.filter(pl.col("day") >= first.astimezone(UTC).date())
             if last is not None:
@@ -120,9 +128,10 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
     options = options_of(config, source)
     if lake_table(config, source):
         version = config.offline_store.versions.get(source.path)
-        rows = Lake(lake_uri(config), config.offline_store.storage_options).scan(source.path, version=version)
-        schema = rows.collect_schema()
-        return Rows(f"table {source.path!r}", rows, schema, by_day="day" in schema)
+        lake = Lake(lake_uri(config), config.offline_store.storage_options)
+        rows = lake.scan(source.path, version=version)
+        days_of = _DAYS_OF.get(source.path.partition("/")[0]) if lake.has_days(source.path, version=version) else None
+        return Rows(f"table {source.path!r}", rows, rows.collect_schema(), days_of)
     if isinstance(source.file_format, DeltaFormat):
         rows = pl.scan_delta(_delta_table(place, config.offline_store.versions.get(source.path), options))
     else:
@@ -139,7 +148,7 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
             extra_columns="ignore" if many else "raise",
             cast_options=_WIDER,
         )
-    return Rows(f"source {source.path!r}", rows, rows.collect_schema(), by_day=False)
+    return Rows(f"source {source.path!r}", rows, rows.collect_schema())
 
 
 def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:

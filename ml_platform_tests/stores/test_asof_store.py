@@ -30,6 +30,7 @@ from feast.repo_config import RepoConfig
 from feast.types import Array, Bool, Bytes, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.sql import RefusedQueryError
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore")]
@@ -489,6 +490,40 @@ def test_what_is_wrong_with_a_question_is_named(tmp_path: Path, store: FeatureSt
         asked(store, pl.from_pandas(ASKED).with_columns(event_timestamp=pl.lit(1)))
     with pytest.raises(NotImplementedError, match="joins without SQL: use to_df, to_arrow or persist"):
         store.get_historical_features(ASKED, ["stats:rate"]).to_sql()
+
+
+@pytest.mark.parametrize(
+    ("table", "partitioned_by", "timestamp"),
+    [
+        ("features/stats", "event_timestamp", "event_timestamp"),
+        ("raw/stats", "known_at", "known_at"),
+        ("raw/stats", "known_at", "event_timestamp"),
+        ("stats/labels", "known_at", "event_timestamp"),
+    ],
+)
+def test_a_table_of_the_lake_is_found_by_another_time_than_its_days(
+    tmp_path: Path, table: str, partitioned_by: str, timestamp: str
+) -> None:
+    rows = STATS.select(
+        "driver", "rate", "trips", event_timestamp="ts", known_at=pl.col("ts") + pl.duration(days=pl.col("driver"))
+    )
+    by_day = rows.with_columns(day=pl.col(partitioned_by).dt.date().cast(pl.String)).partition_by(
+        "day", as_dict=True, include_key=False
+    )
+    frames = {str(day): frame for (day,), frame in by_day.items()}
+    lake = Lake(str(tmp_path / "lake"))
+    lake.write_partitions(table, frames, sort_by=["driver", "trips"], inputs_hash=dict.fromkeys(frames, ""), inputs={})
+    store = project(tmp_path, lake=str(tmp_path / "lake"))
+    source = FileSource(path=table, file_format=DeltaFormat(), timestamp_field=timestamp)
+    store.apply([DRIVER, stats_view(source, ttl=DAY)])
+    moments = rows[timestamp].unique()
+    for at in (*moments, *(moments + DAY)):
+        found = asked(store, pd.DataFrame({"driver": [1, 2, 3], "event_timestamp": [at] * 3}), ["stats:trips"])
+        for driver, trips in found.select("driver", "trips").rows():
+            alive = rows.filter(
+                pl.col("driver") == driver, pl.col(timestamp) <= at, pl.col(timestamp) >= at - DAY
+            ).filter(pl.col(timestamp) == pl.col(timestamp).max())
+            assert trips in (alive["trips"].to_list() or [None])
 
 
 def test_what_is_wrong_with_a_source_is_named(tmp_path: Path) -> None:
