@@ -156,6 +156,7 @@ def join_view(
         created=_CREATED if created else None,
         created_bounds=created_bounds and created is not None,
         step_rows=config.offline_store.step_rows,
+        history_rows=config.offline_store.history_rows,
     ).select(list(names.values()))
 
 

@@ -26,7 +26,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import compute_non_entity_date_range, make_tzaware
 from pydantic import Field, PositiveInt
 
-from ml_platform.core.asof import STEP_ROWS, newest_of_each
+from ml_platform.core.asof import HISTORY_ROWS, STEP_ROWS, newest_of_each
 from ml_platform.stores import asof_sources as sources
 from ml_platform.stores.asof_questions import (
     as_utc,
@@ -46,6 +46,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     every source says itself where it is. ``versions``: the version of a Delta table to read, by the path of its source
     (the newest where none is named). ``storage_options``: how object storage is reached, by the names of the variables
     that its own tools read. ``step_rows``: how many rows of an entity frame are joined at a time.
+    ``history_rows``: how many rows of a source between their moments are held at a time.
     """
 
     type: Literal["ml_platform.stores.asof_store.AsOfOfflineStore"] = "ml_platform.stores.asof_store.AsOfOfflineStore"
@@ -53,6 +54,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     storage_options: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, int] = Field(default_factory=dict)
     step_rows: PositiveInt = STEP_ROWS
+    history_rows: PositiveInt = HISTORY_ROWS
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]

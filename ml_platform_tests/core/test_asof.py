@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_platform.core.asof import join_as_of
+from ml_platform.core.asof import _Join, join_as_of
 
 T0 = datetime(2013, 1, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -79,6 +79,7 @@ def brute_force(
     ttl=st.one_of(st.none(), st.integers(0, 8)),
     bounds=st.booleans(),
     step_rows=st.sampled_from([1, 2, 3, 5, 100]),
+    history_rows=st.sampled_from([1, 2, 3, 5, 100]),
 )
 def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
     features: list[tuple[Any, Any, int, int | None]],
@@ -86,6 +87,7 @@ def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
     ttl: int | None,
     bounds: bool,
     step_rows: int,
+    history_rows: int,
 ) -> None:
     known, rows = feature_frame(features), entity_frame(entities)
     lifetime = None if ttl is None else timedelta(minutes=ttl)
@@ -100,10 +102,53 @@ def test_each_row_gets_the_newest_row_known_by_then_and_not_expired(
         created="created",
         created_bounds=bounds,
         step_rows=step_rows,
+        history_rows=history_rows,
     )
     assert joined.drop("value").equals(rows)
     expected = [brute_force(row, known, lifetime, True, bounds) for row in rows.iter_rows(named=True)]
     assert joined["value"].to_list() == expected
+
+
+@pytest.mark.parametrize("moments", ["spread", "in one minute", "all at once"])
+@pytest.mark.parametrize("bounds", [True, False])
+def test_little_history_is_held_however_much_is_between_few_rows(
+    monkeypatch: pytest.MonkeyPatch, moments: str, bounds: bool
+) -> None:
+    events = pl.int_range(5_000, eager=True)
+    microseconds = {"spread": events * 777_777, "in one minute": events // 50 * 3, "all at once": events * 0}[moments]
+    later = events if moments == "all at once" else events % 50
+    times = pl.lit(T0) + pl.duration(microseconds=microseconds)
+    known = pl.DataFrame({"k": [str(n % 7) for n in events], "value": events}).with_columns(
+        event=times.cast(UTC_US), created=(times + pl.duration(microseconds=later)).cast(UTC_US)
+    )
+    at = [T0, T0 + timedelta(microseconds=101), T0 + timedelta(minutes=30), T0 + timedelta(days=9)]
+    rows = pl.DataFrame({"k": list("3306"), "moment": at}, schema_overrides={"moment": UTC_US})
+    held, answer = [], _Join._answer
+
+    def watched(join: _Join, step: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+        held.append(found.height)
+        return answer(join, step, found)
+
+    monkeypatch.setattr(_Join, "_answer", watched)
+    joined = [
+        join_as_of(
+            rows,
+            history(known),
+            keys={"k": "k"},
+            at="moment",
+            event="event",
+            values=["value"],
+            created="created",
+            created_bounds=bounds,
+            history_rows=limit,
+        )
+        for limit in (100, 10_000)
+    ]
+    assert joined[0].equals(joined[1])
+    assert joined[0]["value"].null_count() < rows.height
+    not_written_yet = {"spread": 1, "in one minute": 50 * 50 // 3, "all at once": 5_000}[moments] if bounds else 0
+    assert max(held[:-1]) <= 100 + 7 + not_written_yet
+    assert held[-1] == 5_000
 
 
 def test_without_created_the_event_alone_decides() -> None:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
 
 T0 = datetime(2024, 5, 1, tzinfo=UTC)
 UTC_TIME = pl.Datetime("us", "UTC")
-OURS = {"type": "ml_platform.stores.asof_store.AsOfOfflineStore", "step_rows": 3}
+OURS = {"type": "ml_platform.stores.asof_store.AsOfOfflineStore", "step_rows": 3, "history_rows": 2}
 STOCK = {"type": "duckdb"}
 
 ticks = st.sampled_from([-2, -1, 0, 1, 2, 59_999_999, 60_000_000, 60_000_001, 119_999_999, 120_000_000, 120_000_001])
