@@ -3,12 +3,13 @@
 Only the offline store imports this module, and only Feast imports that: Feast may be imported at the top here.
 """
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -34,6 +35,8 @@ _FIRST_NANOSECOND = 1 - (1 << 63)
 
 _DAYS_OF = {"features": EVENT_TIME, "raw": KNOWN_AT}
 """Which timestamp's UTC days the lake's tables are partitioned by; of other tables each model has its own."""
+
+_FIXED = re.compile(r"[+-]\d\d:?\d\d")
 
 _WIDER = pl.ScanCastOptions(
     integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
@@ -139,15 +142,7 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
             raise ValueError(
                 f"source {source.path!r} has no versions: `versions` is for Delta tables, and it is Parquet"
             )
-        files, many = _parquet_files(place)
-        rows = pl.scan_parquet(
-            files,
-            storage_options=options or None,
-            hive_partitioning=many,
-            missing_columns="insert" if many else "raise",
-            extra_columns="ignore" if many else "raise",
-            cast_options=_WIDER,
-        )
+        rows = _scan_parquet(place, options)
     return Rows(f"source {source.path!r}", rows, rows.collect_schema())
 
 
@@ -276,6 +271,40 @@ def _delta_table(place: str, version: int | None, options: dict[str, str]) -> "D
         return DeltaTable(place, version=version, storage_options=options)
     except TableNotFoundError:
         raise FileNotFoundError(f"there is no Delta table at {place}") from None
+
+
+def _scan_parquet(place: str, options: Mapping[str, str]) -> pl.LazyFrame:
+    files, many = _parquet_files(place)
+    rows = pl.scan_parquet(
+        files,
+        storage_options=dict(options) or None,
+        hive_partitioning=many,
+        missing_columns="insert" if many else "raise",
+        extra_columns="ignore" if many else "raise",
+        cast_options=_WIDER,
+    )
+    try:
+        rows.collect_schema()
+    except pl.exceptions.PanicException:
+        # So polars says that a time zone has no name.
+        from pyarrow import dataset
+
+        filesystem, path = _filesystem(place, options)
+        how: dict[str, Any] = {"filesystem": filesystem, "format": "parquet", "partitioning": "hive" if many else None}
+        stored = dataset.dataset(path, **how).schema
+        schema = with_named_zones(stored)
+        if schema == stored:
+            raise
+        return pl.scan_pyarrow_dataset(dataset.dataset(path, **how, schema=schema))
+    return rows
+
+
+def with_named_zones(schema: pa.Schema) -> pa.Schema:
+    """A schema in which moments at a fixed distance from UTC are in UTC: polars knows zones by their names alone."""
+    for number, field in enumerate(schema):
+        if pa.types.is_timestamp(field.type) and _FIXED.fullmatch(field.type.tz or ""):
+            schema = schema.set(number, field.with_type(pa.timestamp(field.type.unit, "UTC")))
+    return schema
 
 
 def _parquet_files(place: str) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 from feast import (
@@ -233,11 +234,12 @@ def test_a_version_of_a_source_that_has_none_is_an_error(tmp_path: Path) -> None
     "change",
     [
         lambda moments: moments.dt.tz_convert("America/New_York"),
+        lambda moments: moments.dt.tz_convert("+05:30"),
         lambda moments: moments.dt.tz_localize(None),
         lambda moments: moments.dt.tz_localize(None).astype("datetime64[ns]"),
         lambda moments: moments.dt.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
     ],
-    ids=["another zone", "no zone is UTC", "nanoseconds", "text"],
+    ids=["another zone", "a fixed offset", "no zone is UTC", "nanoseconds", "text"],
 )
 def test_moments_come_in_every_form(store: FeatureStore, change: Callable[[Any], Any]) -> None:
     frame = ASKED.assign(event_timestamp=change(pd.to_datetime(ASKED["event_timestamp"], utc=True)))
@@ -260,6 +262,32 @@ def test_sources_keep_moments_in_every_form(tmp_path: Path, dtype: Any) -> None:
     store = project(tmp_path)
     store.apply([DRIVER, stats_view(stored(STATS.with_columns(times), tmp_path / "stats", "file"))])
     assert asked(store)["rate"].to_list() == RATES
+
+
+@pytest.mark.parametrize("offset", ["+05:30", "-0800"])
+@pytest.mark.parametrize("many", [False, True], ids=["file", "folder"])
+def test_moments_at_a_fixed_offset_are_moments(tmp_path: Path, many: bool, offset: str) -> None:
+    table, place = STATS.to_arrow(compat_level=pl.CompatLevel.oldest()), tmp_path / "stats.parquet"
+    for name in ("ts", "made"):
+        column = table[name].cast(pa.timestamp("us", offset))
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    if many:
+        place.mkdir()
+        pq.write_table(table.slice(0, 3), place / "one.parquet")
+        pq.write_table(table.slice(3), place / "two.parquet")
+    else:
+        pq.write_table(table, place)
+    store = project(tmp_path)
+    source = FileSource(path=str(place), timestamp_field="ts", created_timestamp_column="made")
+    store.apply([DRIVER, stats_view(source)])
+    assert asked(store)["rate"].to_list() == RATES
+    assert asked(store, filter_by_created_timestamp=True)["rate"].to_list() == [0.7, 0.2, 0.25, None, None, 0.2, None]
+    store.materialize(T0, T0 + 9 * DAY)
+    assert store.get_online_features(["stats:rate"], [{"driver": 1}]).to_dict()["rate"] == [0.25]
+    moments = pa.array(ASKED["event_timestamp"]).cast(pa.timestamp("us", offset))
+    frame = pa.Table.from_pandas(ASKED)
+    frame = frame.set_column(frame.schema.get_field_index("event_timestamp"), "event_timestamp", moments)
+    assert asked(store, frame)["rate"].to_list() == RATES
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
