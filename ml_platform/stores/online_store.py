@@ -340,6 +340,8 @@ def _encoded(values: pl.Series, kind: ValueType) -> list[bytes]:
     """Each value as Feast's message of it; null and NaN are the empty one."""
     if values.dtype == pl.Float64:
         return _doubles(values)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
 
     def by_feast(some: list[Any]) -> list[bytes]:
         return [proto.SerializeToString() for proto in python_values_to_proto_values(some, kind)]
