@@ -149,7 +149,8 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
 def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
     """Add rows to a source, in the types that it has.
 
-    A folder of Parquet files gets one more; a single file is replaced by one with the rows added.
+    A folder of Parquet files gets one more, in each of its partitions (``driver=1``) if it has such; a single file is
+    replaced by one with the rows added.
 
     Raises:
         NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
@@ -168,8 +169,10 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
     files, path = _filesystem(place, options)
     if not _one_file(files, path):
         first = pq.ParquetDataset(path, filesystem=files).files[0]
-        table = table.cast(pq.read_schema(first, filesystem=files))
-        pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
+        parts = [part.partition("=")[0] for part in first.removeprefix(path).split("/")[:-1] if "=" in part]
+        kept = [field for field in pq.read_schema(first, filesystem=files) if field.name not in parts]
+        kept += [table.schema.field(name) for name in parts]
+        _add(files, path, table.select([field.name for field in kept]).cast(pa.schema(kept)), parts)
         return
     stood = pq.read_table(path, filesystem=files)
     _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
@@ -212,19 +215,8 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
 
 def write_log(config: RepoConfig, destination: DataSource, table: pa.Table, partition_by: Sequence[str] | None) -> None:
     """Add a log's rows as files of their own, in folders by the values of ``partition_by``."""
-    from pyarrow import dataset
-
     files, path = _filesystem(locate(config, destination), options_of(config, destination))
-    dataset.write_dataset(
-        table,
-        base_dir=path,
-        basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
-        partitioning=list(partition_by) if partition_by else None,
-        partitioning_flavor="hive" if partition_by else None,
-        filesystem=files,
-        format="parquet",
-        existing_data_behavior="overwrite_or_ignore",
-    )
+    _add(files, path, table, partition_by)
 
 
 def lake_table(config: RepoConfig, source: DataSource) -> bool:
@@ -347,3 +339,19 @@ def _put(files: "FileSystem", path: str, table: pa.Table) -> None:
     draft = f"{path}.{uuid.uuid4().hex}.tmp"
     pq.write_table(table, draft, filesystem=files)
     files.move(draft, path)
+
+
+def _add(files: "FileSystem", path: str, table: pa.Table, partition_by: Sequence[str] | None) -> None:
+    """Write rows as new files of a folder, in folders by the values of ``partition_by``."""
+    from pyarrow import dataset
+
+    dataset.write_dataset(
+        table,
+        base_dir=path,
+        basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+        partitioning=list(partition_by) if partition_by else None,
+        partitioning_flavor="hive" if partition_by else None,
+        filesystem=files,
+        format="parquet",
+        existing_data_behavior="overwrite_or_ignore",
+    )

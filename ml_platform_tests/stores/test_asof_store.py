@@ -414,6 +414,38 @@ def test_rows_are_added_to_a_source_in_its_own_order_of_columns(tmp_path: Path, 
         store.write_to_offline_store("stats", more[["rate", "driver", "ts", "made", "trips"]], reorder_columns=False)
 
 
+def test_rows_are_added_to_the_partitions_of_a_folder(tmp_path: Path) -> None:
+    place, store = tmp_path / "stats", project(tmp_path)
+    for trips, rows in STATS.with_columns(pl.col("trips") % 2).partition_by("trips", as_dict=True).items():
+        rows.drop("trips").write_parquet(place / f"trips={trips[0]}" / "rows.parquet", mkdir=True)
+    source = FileSource(path=str(place), timestamp_field="ts", created_timestamp_column="made")
+    store.apply([DRIVER, stats_view(source)])
+    more = pd.DataFrame({"driver": [1, 3], "ts": [T0 + 4 * DAY] * 2, "made": [T0 + 4 * DAY] * 2})
+    store.write_to_offline_store("stats", more.assign(rate=[0.9, 0.8], trips=[1, 7]))
+    found = asked(store, ASKED, ["stats:rate", "stats:trips"])
+    assert found["rate"].to_list() == [0.8, 0.25, 0.9, *RATES[3:]]
+    assert found["trips"].to_list()[:3] == [7, 1, 1]
+    assert [file.name for file in place.glob("*.parquet")] == []
+
+
+def test_feast_s_monitoring_is_told_what_the_store_does_not_do(store: FeatureStore) -> None:
+    offline, config = store.provider.offline_store, store.config
+    source = store.get_feature_view("stats").batch_source
+    assert offline.get_monitoring_max_timestamp(config, source, "ts") == T0 + 3 * DAY
+    with pytest.raises(NotImplementedError, match="Feast does, on what it reads"):
+        offline.compute_monitoring_metrics(config, source, [("rate", "numeric")], "ts")
+    for refused in (
+        lambda: offline.ensure_monitoring_tables(config),
+        lambda: offline.save_monitoring_metrics(config, "feature", []),
+        lambda: offline.query_monitoring_metrics(config, "plain", "feature"),
+        lambda: offline.clear_monitoring_baseline(config, "plain", feature_name="rate"),
+    ):
+        with pytest.raises(NotImplementedError, match="keeps no metrics of Feast's monitoring: the platform's drift"):
+            refused()
+    with pytest.raises(NotImplementedError, match="exports no result: use persist"):
+        store.get_historical_features(ASKED, ["stats:rate"]).to_remote_storage()
+
+
 @pytest.mark.parametrize(("name", "part"), [("stats.pq", ""), ("stats.parquet", "part-0.parquet")])
 def test_a_file_or_folder_may_have_any_name(tmp_path: Path, name: str, part: str) -> None:
     place, store = tmp_path / name, project(tmp_path)
