@@ -121,15 +121,22 @@ def online_asset(views: Sequence[ViewSpec], dataset: Dataset) -> dg.AssetsDefini
             if platform.lake.exists(str(view.table))
         }
         rows = [
-            {"view": name, "keys in the lake": found.source_keys, "keys online": found.online_keys}
+            {
+                "view": name,
+                "keys in the lake": found.source_keys,
+                "keys online": found.online_keys,
+                "keys removed": found.removed_keys,
+            }
             for name, found in pushed.items()
         ]
         wanted = sum(found.source_keys for found in pushed.values())
         written = sum(found.online_keys for found in pushed.values())
-        context.log.info("%s keys in the lake, %s online", wanted, written)
+        removed = sum(found.removed_keys for found in pushed.values())
+        context.log.info("%s keys in the lake, %s online, %s removed", wanted, written, removed)
         metadata = {
             "keys_in_lake": wanted,
             "keys_online": written,
+            "keys_removed": removed,
             "by_view": dg.MetadataValue.md(markdown_table(rows)),
         }
         check = dg.AssetCheckResult(

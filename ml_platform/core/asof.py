@@ -3,7 +3,7 @@
 Belongs here: the join alone, on frames. Which tables are joined, and how they are named, does not.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,11 +13,15 @@ History = Callable[[datetime | None, datetime], pl.LazyFrame]
 """Feature rows by event time: those after the first moment (None: from the beginning) up to the second, included."""
 
 STEP_ROWS = 2_000_000
+HISTORY_ROWS = 8_000_000
 
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 _TIME = pl.Datetime("us", "UTC")
 _AT, _USABLE, _RANK, _ROW = "__at", "__usable", "__rank", "__row"
+_BINS = 4096
+"""Spans of equal length in which history is counted before it is cut."""
+
 _BEYOND = 1 << 62
 """More microseconds than any moment has."""
 
@@ -34,15 +38,16 @@ def join_as_of(
     created: str | None = None,
     created_bounds: bool = False,
     step_rows: int = STEP_ROWS,
+    history_rows: int = HISTORY_ROWS,
 ) -> pl.DataFrame:
     """``entities`` with the values of each key's newest feature row at or before the entity's moment.
 
-    Newest is by ``event``, then by ``created``. A null key or moment matches nothing. Rows, their order and
-    duplicates among them are kept as they are.
+    Newest is by ``event``, then by ``created``, where null is older than any. A null key or moment matches nothing.
+    Rows, their order and duplicates among them are kept as they are.
 
-    Entities are taken in the order of their moments, ``step_rows`` at a time. History is read once, as far as each step
-    needs it, and of what is older the newest row of each key is held: memory grows with a step, the history between its
-    first and last moment and the number of keys, not with what is older.
+    Entities are taken in the order of their moments, ``step_rows`` at a time, or fewer where more than ``history_rows``
+    feature rows are between their moments. History is read as far as each step needs it, and of what is older the
+    newest row of each key is held: memory grows with these two numbers and the number of keys, not with history.
 
     Args:
         entities: rows to enrich: the keys of ``keys`` and ``at`` (microseconds, UTC).
@@ -54,8 +59,10 @@ def join_as_of(
         values: feature columns wanted; none may be a column of ``entities``.
         ttl: a feature row older than this at ``at`` counts as absent; None or zero: rows never expire.
         created: when a feature row was written (microseconds, UTC).
-        created_bounds: a feature row counts only where ``created`` too is at or before ``at``.
+        created_bounds: a feature row counts only where ``created`` too is at or before ``at``; null never is.
         step_rows: entities at a time, at least one.
+        history_rows: feature rows at a time, at least one; beside them one of each key is held, and with
+            ``created_bounds`` those that were not written yet.
 
     Returns:
         ``entities`` with the columns ``values``, null where nothing was known.
@@ -67,7 +74,7 @@ def join_as_of(
         raise ValueError(f"feature columns {clash} are already columns of the entity frame")
     if created_bounds and created is None:
         raise ValueError("created_bounds needs the name of the created column")
-    join = _Join(dict(keys), event, list(values), ttl or None, created, created_bounds)
+    join = _Join(dict(keys), event, list(values), ttl or None, created, created_bounds, history_rows)
     asking = entities.select(*keys, pl.col(at).cast(_TIME).fill_null(_NEVER).alias(_AT))
     order = None if asking[_AT].is_sorted() else asking[_AT].arg_sort()
     ordered = asking if order is None else asking[order]
@@ -84,24 +91,73 @@ class _Join:
     ttl: timedelta | None
     created: str | None
     created_bounds: bool
+    history_rows: int
 
     def sweep(self, steps: Sequence[pl.DataFrame], history: History) -> Iterator[pl.DataFrame]:
         """The values of each row of steps whose moments ascend."""
         held: pl.DataFrame | None = None
-        until: datetime | None = None
+        until = _NEVER
         for number, step in enumerate(steps, start=1):
             first, last = _span(step)
             if held is None:
-                until = self._oldest(first)
-                if until is None or last - first < first - until:
+                oldest, before = self._oldest(first), first - _MICROSECOND
+                if oldest is None or last - first < first - oldest:
                     # Of a long history before every row, one row of each key is enough.
-                    before = first - _MICROSECOND
-                    held, until = self._newest(history(until, before), before), before
-            fresh = history(until, last).collect(engine="streaming")
-            known = fresh if held is None else pl.concat([held, fresh.select(held.columns)])
-            yield self._answer(step, known)
-            if number < len(steps):
-                held, until = self._newest(known.lazy(), last), last
+                    held, until = self._newest(history(oldest, before), before), before
+                else:
+                    until = oldest
+            fresh = history(until, last).head(self.history_rows + 1).collect(engine="streaming")
+            if fresh.height > self.history_rows:
+                del fresh
+                held = yield from self._by_parts(step, history, held, until, last)
+            else:
+                known = fresh if held is None else pl.concat([held, fresh.select(held.columns)])
+                yield self._answer(step, known)
+                held = self._newest(known.lazy(), last) if number < len(steps) else None
+            until = last
+
+    def _by_parts(
+        self, step: pl.DataFrame, history: History, held: pl.DataFrame | None, after: datetime, last: datetime
+    ) -> Generator[pl.DataFrame, None, pl.DataFrame | None]:
+        """The values of a step's rows, where too much history is between them; then what can be an answer after it."""
+        start, until = 0, after
+        for end in (after, *self._ends(history, after, last)):
+            stop = int(step[_AT].search_sorted(end, side="right"))
+            if start == stop and until == end:
+                continue
+            part, fresh = step[start:stop], history(until, end)
+            if held is not None:
+                fresh = pl.concat([held.lazy(), fresh.select(held.columns)])
+            if part.height and part[_AT][0] < end:
+                known = fresh.collect(engine="streaming")
+                yield self._answer(part, known)
+                held = self._newest(known.lazy(), end)
+            else:
+                # What is asked at the end alone needs one row of each key.
+                held = self._newest(fresh, end)
+                yield self._answer(part, held)
+            start, until = stop, end
+        return held
+
+    def _ends(self, history: History, after: datetime, last: datetime) -> Iterator[datetime]:
+        """The ends of parts of a span, each with few enough rows of history, or with those of one moment alone."""
+        begin, width = after + _MICROSECOND, max(_MICROSECOND, (last - after) / _BINS)
+        number = (pl.col(self.event) - begin).dt.total_microseconds() // (width // _MICROSECOND)
+        counts = history(after, last).group_by(number.alias(_RANK)).len().collect(engine="streaming").sort(_RANK)
+        rows, until = 0, after
+        for bin_, many in counts.iter_rows():
+            start = after + bin_ * width
+            end = min(start + width, last)
+            if rows and rows + many > self.history_rows:
+                yield until
+                rows = 0
+            if many > self.history_rows:
+                yield start
+                yield from [end] if width == _MICROSECOND else self._ends(history, start, end)
+            else:
+                rows += many
+            until = end
+        yield last
 
     def _oldest(self, first: datetime) -> datetime | None:
         """Before which a feature row has expired at every moment from the first on."""
@@ -138,7 +194,8 @@ class _Join:
         # A row is usable from max(event, created). Of the rows usable by then, the greatest (event, created) wins, so
         # only rows that raise its running maximum can ever be the answer.
         return (
-            rows.with_columns(
+            rows.drop_nulls(self.created)
+            .with_columns(
                 pl.max_horizontal(self.event, self.created).alias(_USABLE), pl.struct(order).rank("dense").alias(_RANK)
             )
             .sort(_USABLE, _RANK)

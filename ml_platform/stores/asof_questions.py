@@ -40,10 +40,24 @@ def entity_frame(config: RepoConfig, given: pd.DataFrame | pa.Table | pl.DataFra
         return Lake(sources.lake_uri(config), config.offline_store.storage_options).query(given)
     if isinstance(given, pl.DataFrame):
         return given
-    found = pl.from_pandas(given) if isinstance(given, pd.DataFrame) else pl.from_arrow(given)
+    if isinstance(given, pd.DataFrame):
+        return pl.from_pandas(_with_named_zones(given))
+    found = pl.from_arrow(given.cast(sources.with_named_zones(given.schema)) if isinstance(given, pa.Table) else given)
     if isinstance(found, pl.Series):
         raise ValueError("the entity frame is one Arrow array: give a table")
     return found
+
+
+def _with_named_zones(frame: pd.DataFrame) -> pd.DataFrame:
+    """As :func:`ml_platform.stores.asof_sources.with_named_zones`."""
+    moments = {name: dtype for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.DatetimeTZDtype)}
+    schema = pa.schema([(name, pa.timestamp("ns", dtype.tz)) for name, dtype in moments.items()])
+    named = sources.with_named_zones(schema)
+    changed = [name for name in moments if named.field(name) != schema.field(name)]
+    frame = frame.copy(deep=False)
+    for name in changed:
+        frame[name] = frame[name].dt.tz_convert("UTC")
+    return frame
 
 
 def moment_column(frame: pl.DataFrame) -> str:
@@ -59,7 +73,7 @@ def as_utc(frame: pl.DataFrame, column: str) -> pl.Expr:
     Raises:
         ValueError: it has no moments.
     """
-    return sources.moment(Rows("the entity frame", frame.lazy(), frame.schema, by_day=False), column)
+    return sources.moment(Rows("the entity frame", frame.lazy(), frame.schema), column)
 
 
 def known_between(config: RepoConfig, views: Sequence[FeatureView], first: datetime, last: datetime) -> pl.DataFrame:
@@ -156,6 +170,7 @@ def join_view(
         created=_CREATED if created else None,
         created_bounds=created_bounds and created is not None,
         step_rows=config.offline_store.step_rows,
+        history_rows=config.offline_store.history_rows,
     ).select(list(names.values()))
 
 

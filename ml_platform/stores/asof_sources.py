@@ -3,13 +3,13 @@
 Only the offline store imports this module, and only Feast imports that: Feast may be imported at the top here.
 """
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +20,8 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
+from ml_platform.core.feature_manifest import EVENT_TIME
+from ml_platform.core.table_spec import KNOWN_AT
 from ml_platform.stores.lake import Lake
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 _MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_NANOSECOND = 1 - (1 << 63)
+"""In the year 1677: as far back as nanoseconds are counted."""
+
+_DAYS_OF = {"features": EVENT_TIME, "raw": KNOWN_AT}
+"""Which timestamp's UTC days the lake's tables are partitioned by; of other tables each model has its own."""
+
+_FIXED = re.compile(r"[+-]\d\d:?\d\d")
+
 _WIDER = pl.ScanCastOptions(
     integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
 )
@@ -35,12 +46,15 @@ _WIDER = pl.ScanCastOptions(
 
 @dataclass(frozen=True)
 class Rows:
-    """What a source holds, unread: ``name`` is what messages call it, ``by_day`` whether ``day`` partitions it."""
+    """What a source holds, unread.
+
+    ``name`` is what messages call it, ``days_of`` the timestamp whose UTC day is its partition ``day``, if one is.
+    """
 
     name: str
     lazy: pl.LazyFrame
     schema: Mapping[str, pl.DataType]
-    by_day: bool
+    days_of: str | None = None
 
     def require(self, columns: Sequence[str]) -> None:
         """See that columns are there.
@@ -60,25 +74,31 @@ class Rows:
             ValueError: the column is no timestamp.
         """
         rows, stored = self.lazy, moment(self, timestamp)
-        if self.by_day:
-            # Partitions are days of the event: whole files are skipped.
+        if timestamp == self.days_of:
+            # Whole files are skipped.
             if first is not None:
                 rows = rows.filter(pl.col("day") >= first.astimezone(UTC).date())
             if last is not None:
                 rows = rows.filter(pl.col("day") <= last.astimezone(UTC).date())
-        dtype, zone = self.schema[timestamp], "UTC"
+        dtype = self.schema[timestamp]
         if isinstance(dtype, pl.Datetime):
-            stored, zone = pl.col(timestamp), dtype.time_zone or ""
+            stored = pl.col(timestamp)
+        else:
+            dtype = pl.Datetime("us", "UTC")
         if first is not None:
-            rows = rows.filter(stored >= _in_zone(first, zone))
+            rows = rows.filter(stored >= _first_from(first, dtype))
         if last is not None:
-            rows = rows.filter(stored < _in_zone(last + _MICROSECOND, zone))
+            rows = rows.filter(stored < _first_from(last + _MICROSECOND, dtype))
         return rows
 
 
-def _in_zone(moment: datetime, zone: str) -> datetime:
-    """A moment as polars writes it in a zone; without one, as it is in UTC."""
-    return moment.astimezone(ZoneInfo(zone)) if zone else moment.astimezone(UTC).replace(tzinfo=None)
+def _first_from(moment: datetime, dtype: pl.Datetime) -> pl.Expr:
+    """The first moment that a column of this type can hold from a moment on; without a zone it holds UTC."""
+    microseconds = (moment - _EPOCH) // _MICROSECOND
+    ticks = -(-microseconds // 1000) if dtype.time_unit == "ms" else microseconds
+    if dtype.time_unit == "ns":
+        ticks = max(_FIRST_NANOSECOND, min(ticks * 1000, -_FIRST_NANOSECOND))
+    return pl.lit(ticks, pl.Int64).cast(dtype)
 
 
 def moment(rows: Rows, column: str) -> pl.Expr:
@@ -111,9 +131,10 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
     options = options_of(config, source)
     if lake_table(config, source):
         version = config.offline_store.versions.get(source.path)
-        rows = Lake(lake_uri(config), config.offline_store.storage_options).scan(source.path, version=version)
-        schema = rows.collect_schema()
-        return Rows(f"table {source.path!r}", rows, schema, by_day="day" in schema)
+        lake = Lake(lake_uri(config), config.offline_store.storage_options)
+        rows = lake.scan(source.path, version=version)
+        days_of = _DAYS_OF.get(source.path.partition("/")[0]) if lake.has_days(source.path, version=version) else None
+        return Rows(f"table {source.path!r}", rows, rows.collect_schema(), days_of)
     if isinstance(source.file_format, DeltaFormat):
         rows = pl.scan_delta(_delta_table(place, config.offline_store.versions.get(source.path), options))
     else:
@@ -121,22 +142,15 @@ def read(config: RepoConfig, source: DataSource) -> Rows:
             raise ValueError(
                 f"source {source.path!r} has no versions: `versions` is for Delta tables, and it is Parquet"
             )
-        files, many = _parquet_files(place)
-        rows = pl.scan_parquet(
-            files,
-            storage_options=options or None,
-            hive_partitioning=many,
-            missing_columns="insert" if many else "raise",
-            extra_columns="ignore" if many else "raise",
-            cast_options=_WIDER,
-        )
-    return Rows(f"source {source.path!r}", rows, rows.collect_schema(), by_day=False)
+        rows = _scan_parquet(place, options)
+    return Rows(f"source {source.path!r}", rows, rows.collect_schema())
 
 
 def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
     """Add rows to a source, in the types that it has.
 
-    A folder of Parquet files gets one more; a single file is replaced by one with the rows added.
+    A folder of Parquet files gets one more, in each of its partitions (``driver=1``) if it has such; a single file is
+    replaced by one with the rows added.
 
     Raises:
         NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
@@ -155,8 +169,10 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
     files, path = _filesystem(place, options)
     if not _one_file(files, path):
         first = pq.ParquetDataset(path, filesystem=files).files[0]
-        table = table.cast(pq.read_schema(first, filesystem=files))
-        pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
+        parts = [part.partition("=")[0] for part in first.removeprefix(path).split("/")[:-1] if "=" in part]
+        kept = [field for field in pq.read_schema(first, filesystem=files) if field.name not in parts]
+        kept += [table.schema.field(name) for name in parts]
+        _add(files, path, table.select([field.name for field in kept]).cast(pa.schema(kept)), parts)
         return
     stood = pq.read_table(path, filesystem=files)
     _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
@@ -164,6 +180,8 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
 
 def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
     """Write rows to where nothing is, or in place of what is there.
+
+    Of a folder only Parquet files are removed, and those once the new one stands.
 
     Raises:
         SavedDatasetLocationAlreadyExists: something is there, and it is not to be overwritten.
@@ -186,29 +204,19 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
     elif _one_file(files, path):
         _put(files, path, table)
     else:
-        # One by one: deltalake's file system of object storage cannot empty a folder.
-        for file in files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True)):
-            if file.is_file:
-                files.delete_file(file.path)
+        stood = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
         files.create_dir(path)
-        pq.write_table(table, f"{path}/{uuid.uuid4().hex}.parquet", filesystem=files)
+        _put(files, f"{path}/{uuid.uuid4().hex}.parquet", table)
+        # One by one: deltalake's file system of object storage cannot empty a folder.
+        for file in stood:
+            if file.is_file and file.path.endswith(".parquet"):
+                files.delete_file(file.path)
 
 
 def write_log(config: RepoConfig, destination: DataSource, table: pa.Table, partition_by: Sequence[str] | None) -> None:
     """Add a log's rows as files of their own, in folders by the values of ``partition_by``."""
-    from pyarrow import dataset
-
     files, path = _filesystem(locate(config, destination), options_of(config, destination))
-    dataset.write_dataset(
-        table,
-        base_dir=path,
-        basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
-        partitioning=list(partition_by) if partition_by else None,
-        partitioning_flavor="hive" if partition_by else None,
-        filesystem=files,
-        format="parquet",
-        existing_data_behavior="overwrite_or_ignore",
-    )
+    _add(files, path, table, partition_by)
 
 
 def lake_table(config: RepoConfig, source: DataSource) -> bool:
@@ -257,6 +265,40 @@ def _delta_table(place: str, version: int | None, options: dict[str, str]) -> "D
         raise FileNotFoundError(f"there is no Delta table at {place}") from None
 
 
+def _scan_parquet(place: str, options: Mapping[str, str]) -> pl.LazyFrame:
+    files, many = _parquet_files(place)
+    rows = pl.scan_parquet(
+        files,
+        storage_options=dict(options) or None,
+        hive_partitioning=many,
+        missing_columns="insert" if many else "raise",
+        extra_columns="ignore" if many else "raise",
+        cast_options=_WIDER,
+    )
+    try:
+        rows.collect_schema()
+    except pl.exceptions.PanicException:
+        # So polars says that a time zone has no name.
+        from pyarrow import dataset
+
+        filesystem, path = _filesystem(place, options)
+        how: dict[str, Any] = {"filesystem": filesystem, "format": "parquet", "partitioning": "hive" if many else None}
+        stored = dataset.dataset(path, **how).schema
+        schema = with_named_zones(stored)
+        if schema == stored:
+            raise
+        return pl.scan_pyarrow_dataset(dataset.dataset(path, **how, schema=schema))
+    return rows
+
+
+def with_named_zones(schema: pa.Schema) -> pa.Schema:
+    """A schema in which moments at a fixed distance from UTC are in UTC: polars knows zones by their names alone."""
+    for number, field in enumerate(schema):
+        if pa.types.is_timestamp(field.type) and _FIXED.fullmatch(field.type.tz or ""):
+            schema = schema.set(number, field.with_type(pa.timestamp(field.type.unit, "UTC")))
+    return schema
+
+
 def _parquet_files(place: str) -> tuple[str, bool]:
     """What polars is to read, and whether that may be many files."""
     if "*" in place:
@@ -297,3 +339,19 @@ def _put(files: "FileSystem", path: str, table: pa.Table) -> None:
     draft = f"{path}.{uuid.uuid4().hex}.tmp"
     pq.write_table(table, draft, filesystem=files)
     files.move(draft, path)
+
+
+def _add(files: "FileSystem", path: str, table: pa.Table, partition_by: Sequence[str] | None) -> None:
+    """Write rows as new files of a folder, in folders by the values of ``partition_by``."""
+    from pyarrow import dataset
+
+    dataset.write_dataset(
+        table,
+        base_dir=path,
+        basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+        partitioning=list(partition_by) if partition_by else None,
+        partitioning_flavor="hive" if partition_by else None,
+        filesystem=files,
+        format="parquet",
+        existing_data_behavior="overwrite_or_ignore",
+    )

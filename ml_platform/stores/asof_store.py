@@ -26,7 +26,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import compute_non_entity_date_range, make_tzaware
 from pydantic import Field, PositiveInt
 
-from ml_platform.core.asof import STEP_ROWS, newest_of_each
+from ml_platform.core.asof import HISTORY_ROWS, STEP_ROWS, newest_of_each
 from ml_platform.stores import asof_sources as sources
 from ml_platform.stores.asof_questions import (
     as_utc,
@@ -38,6 +38,11 @@ from ml_platform.stores.asof_questions import (
     shown_name,
 )
 
+_NO_MONITORING = (
+    "this store keeps no metrics of Feast's monitoring: the platform's drift_report and performance_report follow a "
+    "model, and other projects name an offline store of Feast's that has tables for them"
+)
+
 
 class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     """How the store reads.
@@ -46,6 +51,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     every source says itself where it is. ``versions``: the version of a Delta table to read, by the path of its source
     (the newest where none is named). ``storage_options``: how object storage is reached, by the names of the variables
     that its own tools read. ``step_rows``: how many rows of an entity frame are joined at a time.
+    ``history_rows``: how many rows of a source between their moments are held at a time.
     """
 
     type: Literal["ml_platform.stores.asof_store.AsOfOfflineStore"] = "ml_platform.stores.asof_store.AsOfOfflineStore"
@@ -53,6 +59,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     storage_options: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, int] = Field(default_factory=dict)
     step_rows: PositiveInt = STEP_ROWS
+    history_rows: PositiveInt = HISTORY_ROWS
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
@@ -228,6 +235,49 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         schema = nothing.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
         return [(field.name, str(field.type).replace("large_", "")) for field in schema]
 
+    @staticmethod
+    def get_monitoring_max_timestamp(
+        config: RepoConfig, data_source: DataSource, timestamp_field: str
+    ) -> datetime | None:
+        """The newest moment of a source; None if it has no rows."""
+        rows = sources.read(config, data_source)
+        rows.require([timestamp_field])
+        newest: datetime | None = rows.lazy.select(sources.moment(rows, timestamp_field).max()).collect().item()
+        return newest
+
+    @staticmethod
+    def compute_monitoring_metrics(*_: object, **__: object) -> list[dict[str, Any]]:
+        """Leave it to Feast, which then computes in Python what it reads by :meth:`pull_all_from_table_or_query`.
+
+        Raises:
+            NotImplementedError: always; it is what Feast waits for.
+        """
+        raise NotImplementedError("this store computes no monitoring metrics: Feast does, on what it reads from here")
+
+    @staticmethod
+    def ensure_monitoring_tables(config: RepoConfig) -> None:
+        """Refuse, as all that Feast's monitoring would keep here.
+
+        Raises:
+            NotImplementedError: always; the message says what to use.
+        """
+        raise NotImplementedError(_NO_MONITORING)
+
+    @staticmethod
+    def save_monitoring_metrics(config: RepoConfig, metric_type: str, metrics: list[dict[str, Any]]) -> None:
+        """Refuse, as :meth:`ensure_monitoring_tables`."""
+        raise NotImplementedError(_NO_MONITORING)
+
+    @staticmethod
+    def query_monitoring_metrics(*_: object, **__: object) -> list[dict[str, Any]]:
+        """Refuse, as :meth:`ensure_monitoring_tables`."""
+        raise NotImplementedError(_NO_MONITORING)
+
+    @staticmethod
+    def clear_monitoring_baseline(*_: object, **__: object) -> None:
+        """Refuse, as :meth:`ensure_monitoring_tables`."""
+        raise NotImplementedError(_NO_MONITORING)
+
 
 class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     """A result that is computed when it is first asked for, and once; Feast adds the on-demand views.
@@ -271,6 +321,14 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
             NotImplementedError: always; the message says what to use.
         """
         raise NotImplementedError("this store joins without SQL: use to_df, to_arrow or persist")
+
+    def to_remote_storage(self) -> list[str]:
+        """Refuse: nothing is exported.
+
+        Raises:
+            NotImplementedError: always; the message says what to use.
+        """
+        raise NotImplementedError("this store exports no result: use persist, whose path may be in object storage")
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the result, on-demand features included, to a file in Parquet or Delta.

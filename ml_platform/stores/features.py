@@ -8,7 +8,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -35,10 +35,11 @@ _UTC = pl.Datetime("us", "UTC")
 
 
 class Pushed(NamedTuple):
-    """What went to the online store: keys alive in the source, and how many of them it answers for."""
+    """What went to the online store: keys alive in the source, how many of them it answers for, and keys it lost."""
 
     source_keys: int
     online_keys: int
+    removed_keys: int = 0
 
 
 class FeatureClient:
@@ -126,24 +127,26 @@ class FeatureClient:
     def push_online(self, view: str, *, as_of: datetime | None = None) -> Pushed:
         """Have the online store hold the newest row of each key: what differs is written, and all of it read back.
 
+        Any other key of the view is removed: its rows have expired, or a correction took them back. An online store
+        that is neither the platform's own nor its Redis store keeps those.
+
         Args:
             view: name of a batch view.
             as_of: rows later than this are not there yet, and keys whose newest row has outlived the view's
                 TTL by then are left out; the newest row's moment if absent.
 
         Returns:
-            Keys in the source and keys that the online store answers with that very row.
+            Keys in the source, keys that the online store answers with that very row, and keys that were removed.
 
         Raises:
             LookupError: no such batch view, or its table was never written.
         """
         spec = self._batch_view(view)
-        newest = self._newest(spec, str(spec.table), as_of)
-        if newest.is_empty():
-            return Pushed(0, 0)
-        as_of = as_of or newest[EVENT_TIME].max()  # type: ignore[assignment]
-        expired_before = as_of - spec.ttl if as_of and spec.ttl else None
-        return Pushed(newest.height, _pushed(self._newest_store(), spec, newest, expired_before))
+        newest, store = self._newest(spec, str(spec.table), as_of), self._newest_store()
+        held = 0 if newest.is_empty() else _pushed(store, spec, newest)
+        keep_only = getattr(store.provider.online_store, "keep_only", None)
+        removed = 0 if keep_only is None else keep_only(store.config, store.get_feature_view(view), newest)
+        return Pushed(newest.height, held, removed)
 
     def refill_online(self) -> dict[str, int]:
         """Have the online store forget all it holds of this project and hold the lake's newest rows.
@@ -351,7 +354,8 @@ class FeatureClient:
         if as_of is None:
             as_of = rows.select(pl.col(EVENT_TIME).max()).collect().item()
         if as_of is None:
-            return pl.DataFrame()
+            schema = {column.name: column.polars_dtype for column in view.columns}
+            return pl.DataFrame(schema={**schema, EVENT_TIME: _UTC})
         rows = rows.filter(pl.col(EVENT_TIME) <= as_of).drop_nulls(keys)
         if view.ttl:
             oldest = as_of - view.ttl
@@ -368,19 +372,19 @@ def _feast_version() -> str:
     return version("feast")
 
 
-def _pushed(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame, expired_before: datetime | None) -> int:
+def _pushed(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> int:
     """Have the online store hold these rows; how many keys it then answers with theirs."""
     from ml_platform.stores.online_store import SqliteRowOnlineStore
 
     online = store.provider.online_store
     if isinstance(online, SqliteRowOnlineStore):
         declared = store.get_feature_view(view.name)
-        return online.push(store.config, declared, newest, moment=EVENT_TIME, expired_before=expired_before)
+        return online.push(store.config, declared, newest, moment=EVENT_TIME)
     held = _held_online(store, view, newest)
     missing = newest.filter(~held)
     if missing.is_empty():
         return newest.height
-    with _quiet():
+    with _quiet(), getattr(online, "restating", nullcontext)():
         store.write_to_online_store(view.name, missing.to_pandas(), transform_on_write=False)
     return int(held.sum()) + int(_held_online(store, view, missing).sum())
 
@@ -398,7 +402,7 @@ def _held_online(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) ->
 
 
 def _ask_online(store: "FeatureStore", view: ViewSpec, rows: pl.DataFrame) -> tuple[list[pl.Series], pl.Series]:
-    """Each feature's values in the online store for the rows' join keys, and those rows' moments (epoch seconds)."""
+    """Each feature's values in the online store for the rows' join keys, and their rows' moments (epoch seconds)."""
     keys = [key.name for key in view.join_keys]
     with _quiet():
         answer = store.get_online_features(
@@ -406,8 +410,9 @@ def _ask_online(store: "FeatureStore", view: ViewSpec, rows: pl.DataFrame) -> tu
             entity_rows=rows.select(keys).to_dicts(),
         ).to_dict(include_event_timestamps=True)
     values = [pl.Series(each.name, answer[each.name], each.polars_dtype, strict=False) for each in view.features]
-    # Every value of a view has its row's moment.
-    return values, pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
+    # Every value of a view has its row's moment; of a key that it does not know Feast says the epoch.
+    seconds = pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
+    return values, seconds.set(seconds == 0, None)
 
 
 def _as_online(values: pl.Series) -> pl.Series:
@@ -425,7 +430,7 @@ def _alive(values: pl.Series, seconds: pl.Series, view: ViewSpec, as_of: datetim
     alive = moment <= as_of
     if view.ttl:
         alive &= moment >= as_of - view.ttl
-    return values.set(~alive, None)
+    return values.set(~alive.fill_null(value=False), None)
 
 
 @contextmanager

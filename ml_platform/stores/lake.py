@@ -117,6 +117,14 @@ class Lake:
             frame = frame.filter(pl.col("day") < end)
         return frame
 
+    def has_days(self, table: str, *, version: int | None = None) -> bool:
+        """Whether a table is partitioned by UTC day; a column called ``day`` alone does not make it so.
+
+        Raises:
+            UnknownTableError: there is no such table.
+        """
+        return "day" in self._still(table, version).metadata().partition_columns
+
     def read(
         self,
         table: str,

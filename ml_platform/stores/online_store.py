@@ -56,6 +56,10 @@ class SqliteRowOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     path: str = "data/online.sqlite"
 
 
+class OnlineWriteError(Exception):
+    """An online store does not answer with what was written to it."""
+
+
 class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
     """What Feast asks of an online store, and :meth:`push` for whole frames. It holds no vectors."""
 
@@ -95,16 +99,29 @@ class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[_Row], progress: Callable[[int], Any] | None
     ) -> None:
-        """Write rows as Feast hands them over; of a key that comes twice, the last counts."""
+        """Write rows as Feast hands them over, and see that they are there; a newer row that stands is left as it is.
+
+        Newer is by event, then by created timestamp where both rows have one. Of rows of one key the newest counts, of
+        equally new ones the last.
+
+        Raises:
+            OnlineWriteError: the file does not hold what was written; nothing of these rows is written then.
+        """
         version = config.entity_key_serialization_version
         by_features: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
         for entity, values, at, created in data:
             row = (serialize_entity_key(entity, version), _microseconds(at), _microseconds(created))
             encoded = (value.SerializeToString() for value in values.values())
             by_features.setdefault(tuple(values), []).append((*row, *encoded))
+        stored = _table(config, table)
         with self._connection(config) as connection:
             for names, rows in by_features.items():
-                connection.executemany(_upsert(_table(config, table), names), rows)
+                connection.executemany(_upsert(stored, names, unless_older=True), rows)
+                missing = _missing(connection, stored, names, _newest_of_each(rows))
+                if lost := len(missing) - _outdone(connection, stored, missing):
+                    raise OnlineWriteError(
+                        f"view {table.name!r}: {lost} of {len(rows)} rows are not in {_path(config)} as written"
+                    )
         if progress:
             progress(len(data))
 
@@ -142,28 +159,25 @@ class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
         rows: pl.DataFrame,
         *,
         moment: str,
-        expired_before: datetime | None = None,
     ) -> int:
-        """Have the store hold these rows. The values of a key change together.
+        """Have the store hold these rows, whatever it holds: a correction may take the newest row of a key back.
+
+        The values of a key change together.
 
         Args:
             config: of the feature store.
             table: the view.
             rows: one for each key: the view's join keys, none of them null, and its features.
             moment: the column that says when each row became known (UTC).
-            expired_before: older rows are removed: nobody is to be answered with them any more.
 
         Returns:
             How many keys the file then holds with that very row.
         """
         types = {field.name: field.dtype.to_value_type() for field in [*table.entity_columns, *table.features]}
-        keys = _keys(rows, [(field.name, types[field.name]) for field in table.entity_columns], config)
+        keys = encoded_keys(config, table, rows)
         names = [field.name for field in table.features]
         moments = rows[moment].dt.convert_time_zone("UTC").dt.epoch("us")
         connection, stored, held = self._connection(config), _table(config, table), 0
-        if expired_before is not None:
-            with connection:
-                connection.execute(f"DELETE FROM {stored} WHERE event_ts < ?", (_microseconds(expired_before),))
         # In the order of the table: rows that are written, and read back, together are stored together.
         order = sorted(range(len(keys)), key=keys.__getitem__)
         for start in range(0, len(order), _TOGETHER):
@@ -177,6 +191,28 @@ class SqliteRowOnlineStore(OnlineStore):  # type: ignore[misc]
                 connection.executemany(_upsert(stored, names), missing)
             held += len(wanted) - len(_missing(connection, stored, names, missing))
         return held
+
+    def keep_only(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
+        """Remove the keys that have no row here: whose row has expired, or was taken back by a correction.
+
+        Args:
+            config: of the feature store.
+            table: the view.
+            rows: the view's join keys, none of them null.
+
+        Returns:
+            How many were removed.
+        """
+        kept, stored, connection = (
+            set(encoded_keys(config, table, rows)),
+            _table(config, table),
+            self._connection(config),
+        )
+        with connection:
+            held = connection.execute(f"SELECT entity_key FROM {stored}")
+            gone = [key for key in held if key[0] not in kept]
+            connection.executemany(f"DELETE FROM {stored} WHERE entity_key = ?", gone)
+        return len(gone)
 
     def _connection(self, config: RepoConfig) -> sqlite3.Connection:
         """This thread's connection."""
@@ -216,14 +252,18 @@ def _marks(number: int) -> str:
     return ", ".join("?" * number)
 
 
-def _upsert(table: str, features: Sequence[str]) -> str:
+_OLDER = "(excluded.event_ts < event_ts OR (excluded.event_ts = event_ts AND excluded.created_ts < created_ts))"
+
+
+def _upsert(table: str, features: Sequence[str], *, unless_older: bool = False) -> str:
     """A row of key, moment, moment of creation and values; one that stands as it is costs no page."""
     changing = ["event_ts", "created_ts", *map(_column, features)]
     new = [f"excluded.{column}" for column in changing]
+    condition = f" AND {_OLDER} IS NOT TRUE" if unless_older else ""
     return (
         f"INSERT INTO {table} (entity_key, {', '.join(changing)}) VALUES ({_marks(len(changing) + 1)}) "
         f"ON CONFLICT (entity_key) DO UPDATE SET ({', '.join(changing)}) = ({', '.join(new)}) "
-        f"WHERE ({', '.join(changing)}) IS NOT ({', '.join(new)})"
+        f"WHERE ({', '.join(changing)}) IS NOT ({', '.join(new)}){condition}"
     )
 
 
@@ -241,12 +281,41 @@ def _missing(
     return missing
 
 
+def _newest_of_each(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Of rows of one key the newest; of equally new ones the last."""
+    newest: dict[bytes, tuple[Any, ...]] = {}
+    for row in rows:
+        stood = newest.get(row[0])
+        if stood is None or not _older(row[1:3], stood[1:3]):
+            newest[row[0]] = row
+    return list(newest.values())
+
+
+def _outdone(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> int:
+    """How many of these rows the table has a newer one of."""
+    outdone = 0
+    for start in range(0, len(rows), _ASKED_AT_ONCE):
+        some = {row[0]: row[1:3] for row in rows[start : start + _ASKED_AT_ONCE]}
+        question = f"SELECT entity_key, event_ts, created_ts FROM {table} WHERE entity_key IN ({_marks(len(some))})"
+        outdone += sum(_older(some[key], stood) for key, *stood in connection.execute(question, list(some)))
+    return outdone
+
+
+def _older(row: Sequence[int | None], stood: Sequence[int | None]) -> bool:
+    """Whether one moment and moment of creation is before another; a creation of which nobody knows is neither."""
+    (at, created), (stood_at, stood_created) = row, stood
+    if at is None or stood_at is None or at != stood_at:
+        return at is not None and stood_at is not None and at < stood_at
+    return created is not None and stood_created is not None and created < stood_created
+
+
 # Encoding ---------------------------------------------------------------------------------------------
 
 
-def _keys(rows: pl.DataFrame, join_keys: Sequence[tuple[str, ValueType]], config: RepoConfig) -> list[bytes]:
+def encoded_keys(config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> list[bytes]:
     """Each row's entity key, as Feast writes it: the names of its parts, in order, and then their values."""
-    version, ordered = config.entity_key_serialization_version, sorted(join_keys)
+    ordered = sorted((field.name, field.dtype.to_value_type()) for field in table.entity_columns)
+    version = config.entity_key_serialization_version
     names = serialize_entity_key_prefix([name for name, _ in ordered], version)
     parts = [_key_part(rows[name], kind, version) for name, kind in ordered]
     return [names + b"".join(each) for each in zip(*parts, strict=True)] if parts else [names] * rows.height
@@ -271,6 +340,8 @@ def _encoded(values: pl.Series, kind: ValueType) -> list[bytes]:
     """Each value as Feast's message of it; null and NaN are the empty one."""
     if values.dtype == pl.Float64:
         return _doubles(values)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
 
     def by_feast(some: list[Any]) -> list[bytes]:
         return [proto.SerializeToString() for proto in python_values_to_proto_values(some, kind)]

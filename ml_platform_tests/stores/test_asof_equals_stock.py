@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
 
 T0 = datetime(2024, 5, 1, tzinfo=UTC)
 UTC_TIME = pl.Datetime("us", "UTC")
-OURS = {"type": "ml_platform.stores.asof_store.AsOfOfflineStore", "step_rows": 3}
+OURS = {"type": "ml_platform.stores.asof_store.AsOfOfflineStore", "step_rows": 3, "history_rows": 2}
 STOCK = {"type": "duckdb"}
 
 ticks = st.sampled_from([-2, -1, 0, 1, 2, 59_999_999, 60_000_000, 60_000_001, 119_999_999, 120_000_000, 120_000_001])
@@ -27,7 +27,7 @@ ticks = st.sampled_from([-2, -1, 0, 1, 2, 59_999_999, 60_000_000, 60_000_001, 11
 
 sites, units = st.sampled_from(["x", "y", None]), st.sampled_from([1, 2, None])
 known = st.lists(
-    st.tuples(sites, units, ticks, ticks, st.one_of(st.none(), st.floats(-1, 1))),
+    st.tuples(sites, units, ticks, st.one_of(st.none(), ticks), st.one_of(st.none(), st.floats(-1, 1))),
     max_size=14,
     unique_by=lambda row: row[:4],
 )
@@ -51,7 +51,10 @@ def store(folder: Path, offline: dict[str, Any]) -> FeatureStore:
 def written(folder: Path, rows: list[tuple[Any, ...]]) -> tuple[FileSource, FileSource]:
     """Sources of two views: by site and unit with created timestamps, and by unit alone without."""
     schema = {"site": pl.String, "unit": pl.Int64, "ts": UTC_TIME, "made": UTC_TIME, "value": pl.Float64}
-    moments = [(site, unit, T0 + _us(ts), T0 + _us(made), value) for site, unit, ts, made, value in rows]
+    moments = [
+        (site, unit, T0 + _us(ts), None if made is None else T0 + _us(made), value)
+        for site, unit, ts, made, value in rows
+    ]
     frame = pl.DataFrame(moments, schema=schema, orient="row")
     frame.write_parquet(folder / "pairs.parquet")
     by_unit = frame.unique(["unit", "ts"], maintain_order=True).select("unit", "ts", size="value")

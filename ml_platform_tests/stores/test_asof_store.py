@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 from feast import (
@@ -30,6 +31,7 @@ from feast.repo_config import RepoConfig
 from feast.types import Array, Bool, Bytes, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from ml_platform.stores.lake import Lake
 from ml_platform.stores.sql import RefusedQueryError
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore")]
@@ -232,11 +234,12 @@ def test_a_version_of_a_source_that_has_none_is_an_error(tmp_path: Path) -> None
     "change",
     [
         lambda moments: moments.dt.tz_convert("America/New_York"),
+        lambda moments: moments.dt.tz_convert("+05:30"),
         lambda moments: moments.dt.tz_localize(None),
         lambda moments: moments.dt.tz_localize(None).astype("datetime64[ns]"),
         lambda moments: moments.dt.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
     ],
-    ids=["another zone", "no zone is UTC", "nanoseconds", "text"],
+    ids=["another zone", "a fixed offset", "no zone is UTC", "nanoseconds", "text"],
 )
 def test_moments_come_in_every_form(store: FeatureStore, change: Callable[[Any], Any]) -> None:
     frame = ASKED.assign(event_timestamp=change(pd.to_datetime(ASKED["event_timestamp"], utc=True)))
@@ -259,6 +262,55 @@ def test_sources_keep_moments_in_every_form(tmp_path: Path, dtype: Any) -> None:
     store = project(tmp_path)
     store.apply([DRIVER, stats_view(stored(STATS.with_columns(times), tmp_path / "stats", "file"))])
     assert asked(store)["rate"].to_list() == RATES
+
+
+@pytest.mark.parametrize("offset", ["+05:30", "-0800"])
+@pytest.mark.parametrize("many", [False, True], ids=["file", "folder"])
+def test_moments_at_a_fixed_offset_are_moments(tmp_path: Path, many: bool, offset: str) -> None:
+    table, place = STATS.to_arrow(compat_level=pl.CompatLevel.oldest()), tmp_path / "stats.parquet"
+    for name in ("ts", "made"):
+        column = table[name].cast(pa.timestamp("us", offset))
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    if many:
+        place.mkdir()
+        pq.write_table(table.slice(0, 3), place / "one.parquet")
+        pq.write_table(table.slice(3), place / "two.parquet")
+    else:
+        pq.write_table(table, place)
+    store = project(tmp_path)
+    source = FileSource(path=str(place), timestamp_field="ts", created_timestamp_column="made")
+    store.apply([DRIVER, stats_view(source)])
+    assert asked(store)["rate"].to_list() == RATES
+    assert asked(store, filter_by_created_timestamp=True)["rate"].to_list() == [0.7, 0.2, 0.25, None, None, 0.2, None]
+    store.materialize(T0, T0 + 9 * DAY)
+    assert store.get_online_features(["stats:rate"], [{"driver": 1}]).to_dict()["rate"] == [0.25]
+    moments = pa.array(ASKED["event_timestamp"]).cast(pa.timestamp("us", offset))
+    frame = pa.Table.from_pandas(ASKED)
+    frame = frame.set_column(frame.schema.get_field_index("event_timestamp"), "event_timestamp", moments)
+    assert asked(store, frame)["rate"].to_list() == RATES
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_a_row_counts_from_its_own_tick_in_every_unit(tmp_path: Path, unit: Any) -> None:
+    rows = STATS.with_columns(pl.col("ts", "made").cast(pl.Datetime(unit, "UTC")))
+    store, tick = project(tmp_path), timedelta(microseconds=1)
+    store.apply([DRIVER, stats_view(stored(rows, tmp_path / "stats", "file"), ttl=DAY)])
+    newest = T0 + 2 * DAY
+    for moment, rate in (
+        (newest - tick, None),
+        (newest, 0.7),
+        (newest + tick, 0.7),
+        (newest + DAY, 0.7),
+        (newest + DAY + tick, None),
+    ):
+        assert asked(store, pd.DataFrame({"driver": [3], "event_timestamp": [moment]}))["rate"].to_list() == [rate]
+
+
+def test_no_moment_at_all_is_asked_of_a_source_in_any_zone(tmp_path: Path) -> None:
+    rows = STATS.with_columns(pl.col("ts").dt.convert_time_zone("America/New_York"))
+    store = project(tmp_path)
+    store.apply([DRIVER, stats_view(stored(rows, tmp_path / "stats", "file"))])
+    assert asked(store, pl.from_pandas(ASKED).clear()).height == 0
 
 
 def test_a_moment_or_key_that_is_missing_matches_nothing(store: FeatureStore) -> None:
@@ -362,6 +414,38 @@ def test_rows_are_added_to_a_source_in_its_own_order_of_columns(tmp_path: Path, 
         store.write_to_offline_store("stats", more[["rate", "driver", "ts", "made", "trips"]], reorder_columns=False)
 
 
+def test_rows_are_added_to_the_partitions_of_a_folder(tmp_path: Path) -> None:
+    place, store = tmp_path / "stats", project(tmp_path)
+    for trips, rows in STATS.with_columns(pl.col("trips") % 2).partition_by("trips", as_dict=True).items():
+        rows.drop("trips").write_parquet(place / f"trips={trips[0]}" / "rows.parquet", mkdir=True)
+    source = FileSource(path=str(place), timestamp_field="ts", created_timestamp_column="made")
+    store.apply([DRIVER, stats_view(source)])
+    more = pd.DataFrame({"driver": [1, 3], "ts": [T0 + 4 * DAY] * 2, "made": [T0 + 4 * DAY] * 2})
+    store.write_to_offline_store("stats", more.assign(rate=[0.9, 0.8], trips=[1, 7]))
+    found = asked(store, ASKED, ["stats:rate", "stats:trips"])
+    assert found["rate"].to_list() == [0.8, 0.25, 0.9, *RATES[3:]]
+    assert found["trips"].to_list()[:3] == [7, 1, 1]
+    assert [file.name for file in place.glob("*.parquet")] == []
+
+
+def test_feast_s_monitoring_is_told_what_the_store_does_not_do(store: FeatureStore) -> None:
+    offline, config = store.provider.offline_store, store.config
+    source = store.get_feature_view("stats").batch_source
+    assert offline.get_monitoring_max_timestamp(config, source, "ts") == T0 + 3 * DAY
+    with pytest.raises(NotImplementedError, match="Feast does, on what it reads"):
+        offline.compute_monitoring_metrics(config, source, [("rate", "numeric")], "ts")
+    for refused in (
+        lambda: offline.ensure_monitoring_tables(config),
+        lambda: offline.save_monitoring_metrics(config, "feature", []),
+        lambda: offline.query_monitoring_metrics(config, "plain", "feature"),
+        lambda: offline.clear_monitoring_baseline(config, "plain", feature_name="rate"),
+    ):
+        with pytest.raises(NotImplementedError, match="keeps no metrics of Feast's monitoring: the platform's drift"):
+            refused()
+    with pytest.raises(NotImplementedError, match="exports no result: use persist"):
+        store.get_historical_features(ASKED, ["stats:rate"]).to_remote_storage()
+
+
 @pytest.mark.parametrize(("name", "part"), [("stats.pq", ""), ("stats.parquet", "part-0.parquet")])
 def test_a_file_or_folder_may_have_any_name(tmp_path: Path, name: str, part: str) -> None:
     place, store = tmp_path / name, project(tmp_path)
@@ -391,6 +475,28 @@ def test_a_result_is_kept_and_read_again_and_not_overwritten_unless_asked(
         job.persist(storage)
     store.get_historical_features(ASKED.head(2), ["stats:rate"]).persist(storage, allow_overwrite=True)
     assert len(store.get_saved_dataset("kept").to_df()) == 2
+
+
+def test_a_folder_that_is_overwritten_keeps_what_is_not_its_own_and_its_rows_if_writing_fails(
+    tmp_path: Path, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    storage = SavedDatasetFileStorage(path=str(folder))
+    store.get_historical_features(ASKED, ["stats:rate"]).persist(storage)
+    (folder / "notes.txt").write_text("who asked")
+    job = store.get_historical_features(ASKED.head(2), ["stats:rate"])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.parquet.write_table", full)
+        with pytest.raises(OSError, match="no space"):
+            job.persist(storage, allow_overwrite=True)
+    assert pl.read_parquet(folder / "*.parquet").height == len(ASKED)
+    job.persist(storage, allow_overwrite=True)
+    assert pl.read_parquet(folder / "*.parquet").height == 2
+    assert sorted(file.suffix for file in folder.iterdir()) == [".parquet", ".txt"]
 
 
 def test_a_kept_result_is_read_when_its_rows_are_asked_for_and_once(tmp_path: Path, store: FeatureStore) -> None:
@@ -444,6 +550,40 @@ def test_what_is_wrong_with_a_question_is_named(tmp_path: Path, store: FeatureSt
         asked(store, pl.from_pandas(ASKED).with_columns(event_timestamp=pl.lit(1)))
     with pytest.raises(NotImplementedError, match="joins without SQL: use to_df, to_arrow or persist"):
         store.get_historical_features(ASKED, ["stats:rate"]).to_sql()
+
+
+@pytest.mark.parametrize(
+    ("table", "partitioned_by", "timestamp"),
+    [
+        ("features/stats", "event_timestamp", "event_timestamp"),
+        ("raw/stats", "known_at", "known_at"),
+        ("raw/stats", "known_at", "event_timestamp"),
+        ("stats/labels", "known_at", "event_timestamp"),
+    ],
+)
+def test_a_table_of_the_lake_is_found_by_another_time_than_its_days(
+    tmp_path: Path, table: str, partitioned_by: str, timestamp: str
+) -> None:
+    rows = STATS.select(
+        "driver", "rate", "trips", event_timestamp="ts", known_at=pl.col("ts") + pl.duration(days=pl.col("driver"))
+    )
+    by_day = rows.with_columns(day=pl.col(partitioned_by).dt.date().cast(pl.String)).partition_by(
+        "day", as_dict=True, include_key=False
+    )
+    frames = {str(day): frame for (day,), frame in by_day.items()}
+    lake = Lake(str(tmp_path / "lake"))
+    lake.write_partitions(table, frames, sort_by=["driver", "trips"], inputs_hash=dict.fromkeys(frames, ""), inputs={})
+    store = project(tmp_path, lake=str(tmp_path / "lake"))
+    source = FileSource(path=table, file_format=DeltaFormat(), timestamp_field=timestamp)
+    store.apply([DRIVER, stats_view(source, ttl=DAY)])
+    moments = rows[timestamp].unique()
+    for at in (*moments, *(moments + DAY)):
+        found = asked(store, pd.DataFrame({"driver": [1, 2, 3], "event_timestamp": [at] * 3}), ["stats:trips"])
+        for driver, trips in found.select("driver", "trips").rows():
+            alive = rows.filter(
+                pl.col("driver") == driver, pl.col(timestamp) <= at, pl.col(timestamp) >= at - DAY
+            ).filter(pl.col(timestamp) == pl.col(timestamp).max())
+            assert trips in (alive["trips"].to_list() or [None])
 
 
 def test_what_is_wrong_with_a_source_is_named(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ REPO = PROJECT_ROOT / "feature_repo"
 SERVICE = "flight_delay_v1"
 T0 = datetime(2013, 1, 10, tzinfo=UTC)
 AS_OF = T0 + timedelta(days=9)
+FAR = T0 + timedelta(days=99)
 KEYS = {
     "flight_id": [f"UA{n}" for n in range(12)],
     "origin": ["EWR", "JFK", "LGA"],
@@ -192,6 +193,26 @@ def test_a_copy_of_a_home_leaves_the_online_store_of_the_original_alone(
     copy = settings_of(Path(shutil.copytree(settings.home, tmp_path / "copy")))
     assert FeatureClient(copy).push_online("aircraft_facts", as_of=AS_OF).online_keys > 0
     assert_frame_equal(FeatureClient(settings).online_view("aircraft_facts", entities, as_of=AS_OF), before)
+
+
+def test_a_key_that_a_correction_takes_back_is_not_served_any_more(
+    settings: Settings, manifest: FeatureManifest, tables: dict[str, pl.DataFrame]
+) -> None:
+    client, lake, view = FeatureClient(settings), Lake.of(settings), manifest.view("aircraft_facts")
+    rows = tables["aircraft_facts"]
+    keys = rows.select("tailnum").unique().sort("tailnum")
+    client.push_online("aircraft_facts")
+    try:
+        for left in (rows.filter(pl.col("tailnum") != "N2"), rows.clear()):
+            write(lake, view, left)
+            before = client.online_view("aircraft_facts", keys, as_of=FAR)
+            pushed = client.push_online("aircraft_facts")
+            assert pushed.removed_keys == before[EVENT_TIME].count() - left["tailnum"].n_unique()
+            assert pushed.source_keys == pushed.online_keys == left["tailnum"].n_unique()
+            after = client.online_view("aircraft_facts", keys, as_of=FAR).drop_nulls(EVENT_TIME)
+            assert after["tailnum"].to_list() == sorted(set(left["tailnum"]))
+    finally:
+        write(lake, view, rows)
 
 
 def test_an_online_value_older_than_its_ttl_is_not_served(

@@ -17,7 +17,7 @@ from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Stri
 from feast.value_type import ValueType
 
 from ml_platform.stores import online_store
-from ml_platform.stores.online_store import SqliteRowOnlineStore
+from ml_platform.stores.online_store import OnlineWriteError, SqliteRowOnlineStore
 
 OURS, STOCK = "ml_platform.stores.online_store.SqliteRowOnlineStore", "sqlite"
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -28,7 +28,7 @@ ROWS = pl.DataFrame(
         "number": [1, -7, 2**40, 0],
         "ts": [NOON, NOON + timedelta(microseconds=1), NOON - timedelta(days=400), NOON],
         "double": [0.0, -1.5e300, None, float("nan")],
-        "single": pl.Series([0.1, None, -2.5, 3.0], dtype=pl.Float32),
+        "single": pl.Series([0.1, None, -2.5, float("nan")], dtype=pl.Float32),
         "long": [None, 2**62, -1, 0],
         "short": pl.Series([1, None, -3, 0], dtype=pl.Int32),
         "text": ["x", None, "", "ÿ"],
@@ -90,7 +90,7 @@ def push(store: FeatureStore, rows: pl.DataFrame = ROWS) -> int:
     return online.push(store.config, store.get_feature_view("many"), rows, moment="ts")
 
 
-def write(store: FeatureStore, rows: pl.DataFrame = ROWS) -> None:
+def write(store: FeatureStore, rows: pl.DataFrame = ROWS, created: datetime | None = None) -> None:
     """By Feast's interface and its own conversion of each value."""
     kinds = {name: kind.to_value_type() for name, kind in SCHEMA.items()}
     written = [
@@ -98,7 +98,7 @@ def write(store: FeatureStore, rows: pl.DataFrame = ROWS) -> None:
             entity(row),
             {name: python_values_to_proto_values([row[name]], kind)[0] for name, kind in kinds.items()},
             row["ts"],
-            None,
+            created,
         )
         for row in rows.iter_rows(named=True)
     ]
@@ -113,6 +113,12 @@ def read(store: FeatureStore, rows: pl.DataFrame = ROWS, features: list[str] | N
         (moment and moment.replace(microsecond=0), values and {k: v.SerializeToString() for k, v in values.items()})
         for moment, values in answers
     ]
+
+
+def texts(store: FeatureStore) -> list[str]:
+    """The value of ``text`` that the store answers for each key."""
+    answer = store.get_online_features(["many:text"], ROWS.select("number", "name").to_dicts())
+    return list(answer.to_dict()["text"])
 
 
 def entity(row: Mapping[str, Any]) -> EntityKey:
@@ -177,6 +183,47 @@ def test_of_a_key_that_comes_twice_the_last_row_counts(tmp_path: Path) -> None:
     assert read(store)[0][0] == NOON + timedelta(hours=1)
 
 
+def test_an_older_row_does_not_replace_a_newer_one_and_an_equal_one_does(tmp_path: Path) -> None:
+    store = feast(tmp_path, OURS)
+    write(store, ROWS.with_columns(text=pl.lit("newer")), created=NOON)
+    newer = read(store)
+    for moment, created in ((timedelta(microseconds=-1), NOON), (timedelta(0), NOON - timedelta(microseconds=1))):
+        write(store, ROWS.with_columns(pl.col("ts") + moment, text=pl.lit("older")), created=created)
+        assert read(store) == newer
+    write(store, ROWS.with_columns(text=pl.lit("equal")), created=NOON)
+    assert texts(store) == ["equal"] * ROWS.height
+    later = ROWS.with_columns(pl.col("ts") + timedelta(hours=1), text=pl.lit("later"))
+    write(store, pl.concat([later, ROWS]))
+    assert texts(store) == ["later"] * ROWS.height
+
+
+def test_an_older_materialization_leaves_what_is_newer(tmp_path: Path) -> None:
+    store = feast(tmp_path, OURS)
+    push(store, ROWS.with_columns(ts=pl.col("ts") + timedelta(days=2), text=pl.lit("newer")))
+    newer = read(store)
+    store.materialize(NOON - timedelta(days=500), NOON + timedelta(days=1))
+    assert read(store) == newer
+
+
+def test_the_newest_row_that_a_correction_takes_back_is_replaced_by_an_older_one(tmp_path: Path) -> None:
+    store = feast(tmp_path, OURS)
+    push(store, ROWS.with_columns(ts=pl.col("ts") + timedelta(days=2), text=pl.lit("wrong")))
+    assert push(store) == ROWS.height
+    assert read(store)[0][0] == NOON
+
+
+def test_a_write_that_the_file_does_not_hold_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    store = feast(tmp_path, OURS)
+    with sqlite3.connect(tmp_path / "online.sqlite") as connection:
+        connection.execute(
+            "CREATE TRIGGER spoil AFTER INSERT ON test_many WHEN instr(NEW.entity_key, CAST('ä' AS BLOB)) BEGIN "
+            "UPDATE test_many SET \"value of text\" = x'00' WHERE entity_key = NEW.entity_key; END"
+        )
+    with pytest.raises(OnlineWriteError, match=r"view 'many': 1 of 4 rows are not in .*online\.sqlite as written"):
+        write(store)
+    assert read(store) == [(None, None)] * ROWS.height
+
+
 def test_rows_that_stand_are_not_written_again(tmp_path: Path) -> None:
     store = feast(tmp_path, OURS)
     push(store)
@@ -189,13 +236,16 @@ def test_rows_that_stand_are_not_written_again(tmp_path: Path) -> None:
     assert connection.total_changes == before + 1
 
 
-def test_rows_that_have_expired_are_removed_whoever_wrote_them(tmp_path: Path) -> None:
+def test_keys_that_are_not_among_those_to_keep_are_removed_whoever_wrote_them(tmp_path: Path) -> None:
     store = feast(tmp_path, OURS)
     write(store)
     view, online = store.get_feature_view("many"), store.provider.online_store
-    assert online.push(store.config, view, ROWS[:1], moment="ts", expired_before=NOON) == 1
     left = ["ä", "b" * 300, "d"]
+    assert online.keep_only(store.config, view, ROWS.filter(pl.col("name").is_in(left))) == 1
     assert [moment is not None for moment, _ in read(store)] == [name in left for name in ROWS["name"]]
+    assert online.keep_only(store.config, view, ROWS) == 0
+    assert online.keep_only(store.config, view, ROWS.clear()) == 3
+    assert read(store) == [(None, None)] * ROWS.height
 
 
 @pytest.mark.parametrize("change", ["\"value of text\" = x'00'", "event_ts = event_ts - 1", "entity_key = x'00'"])
