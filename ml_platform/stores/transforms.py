@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import polars as pl
 
 from ml_platform.core.content import digest, digest_mapping
 from ml_platform.core.model_spec import Transform
+from ml_platform.core.source_code import source_digest
 
 
 class TransformError(ValueError):
@@ -29,7 +30,11 @@ class _Function(Protocol):
 
 @dataclass(frozen=True)
 class BoundTransform:
-    """A transform ready to run. ``code_version`` changes when its source or parameters do."""
+    """A transform ready to run.
+
+    ``code_version`` changes when its source, that of what it imports of its own package and of the platform, or its
+    parameters do.
+    """
 
     spec: Transform
     label: str
@@ -77,8 +82,7 @@ def bind(spec: Transform, folder: Path) -> BoundTransform:
     if function is None:
         known = ", ".join(sorted(name for name, value in vars(module).items() if callable(value) and name[0] != "_"))
         raise TransformError(f"module {module_name} has no function {function_name!r}; it has: {known}")
-    source = Path(cast(str, module.__file__)).read_bytes()
-    version = digest(source, function_name, digest_mapping(spec.params))
+    version = digest(source_digest(module_name), function_name, digest_mapping(spec.params))
     return BoundTransform(spec, spec.python or "", version, function, None)
 
 
