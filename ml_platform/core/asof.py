@@ -22,8 +22,8 @@ _AT, _USABLE, _RANK, _ROW = "__at", "__usable", "__rank", "__row"
 _BINS = 4096
 """Spans of equal length in which history is counted before it is cut."""
 
-_BEYOND = 1 << 62
-"""More microseconds than any moment has."""
+_MOMENTS = 1 << 64
+"""So many timestamps there are: of two ranks by event and then by creation, no creation outweighs a microsecond."""
 
 
 def join_as_of(
@@ -236,7 +236,8 @@ def newest_of_each(rows: pl.LazyFrame, keys: Sequence[str], event: str, created:
     """
     rank = pl.col(event).to_physical()
     if created is not None:
-        rank = rank.cast(pl.Int128) * _BEYOND + pl.col(created).to_physical().fill_null(1 - _BEYOND)
+        written = pl.col(created).to_physical().fill_null(-(_MOMENTS // 2))
+        rank = rank.cast(pl.Int128) * pl.lit(_MOMENTS, pl.Int128) + written
     others = [name for name in rows.collect_schema().names() if name not in keys]
     ranked = rows.with_columns(rank.alias(_RANK))
     newest = pl.col(others).max_by(_RANK)

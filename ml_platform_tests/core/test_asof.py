@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_platform.core.asof import _Join, join_as_of
+from ml_platform.core.asof import _Join, join_as_of, newest_of_each
 
 T0 = datetime(2013, 1, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -191,6 +191,20 @@ def test_a_row_of_which_nobody_knows_when_it_was_written_never_counts_where_that
             created_bounds=bounds,
         )
         assert joined["value"].to_list() == values
+
+
+def test_no_moment_of_writing_outweighs_a_microsecond_of_the_event() -> None:
+    long_ago, far_ahead = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+    events = [moment + timedelta(microseconds=number) for moment in (long_ago, T0, far_ahead) for number in (0, 1)]
+    written = [None, long_ago, T0, far_ahead]
+    ascending = pl.DataFrame(
+        [("a", event, created) for event in events for created in written],
+        schema={"k": pl.String, "event": UTC_US, "created": UTC_US},
+        orient="row",
+    ).with_row_index("place")
+    for number in range(1, ascending.height):
+        pair = ascending[[number, number - 1]].lazy()
+        assert newest_of_each(pair, ["k"], "event", "created").collect()["place"].to_list() == [number]
 
 
 def test_a_value_named_like_an_entity_column_is_refused() -> None:
