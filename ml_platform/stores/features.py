@@ -328,7 +328,8 @@ class FeatureClient:
             self.apply()
         prepare_environment()
         with _quiet():
-            from feast import FeatureStore
+            with _as_written():
+                from feast import FeatureStore
             from feast.repo_config import load_repo_config
 
             from ml_platform.stores.repo_reader import alone, applied_state
@@ -365,6 +366,26 @@ class FeatureClient:
         columns = [pl.col(column.name).cast(column.polars_dtype) for column in view.columns]
         newest = rows.select(*columns, EVENT_TIME).collect().sort(EVENT_TIME)
         return newest.unique(keys, keep="last", maintain_order=True)
+
+
+@contextmanager
+def _as_written() -> "Iterator[None]":
+    """Have Feast define its classes as they are written, without checks of types at run time.
+
+    Feast has typeguard add them, which parses a class's whole module anew for each method: two thirds of what importing
+    Feast takes. They are there for declarations, and the process that reads the repository has them.
+    """
+    import typeguard
+
+    def unchanged(target: Any = None, **_: Any) -> Any:
+        return (lambda decorated: decorated) if target is None else target
+
+    checking = typeguard.typechecked
+    typeguard.typechecked = unchanged
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checking
 
 
 @cache

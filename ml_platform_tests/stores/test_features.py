@@ -309,6 +309,25 @@ def copied_repo(folder: Path, *edits: tuple[str, str]) -> Path:
     return repo
 
 
+def test_feast_is_opened_without_type_checks_and_other_classes_have_theirs(
+    settings: Settings, manifest: FeatureManifest
+) -> None:
+    code = (
+        "import sys, typeguard; from ml_platform.settings import load;"
+        "from ml_platform.stores.features import FeatureClient; before = typeguard.typechecked;"
+        f"FeatureClient(load({{'ML_PLATFORM_HOME': {str(settings.home)!r}}}))._newest_store();"
+        "import feast; checking = set(feast.Field.__init__.__code__.co_names) & {'check_argument_types'};"
+        "sys.exit(int(bool(checking) or typeguard.typechecked is not before))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_declaration_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
+    repo = copied_repo(tmp_path, ('_field("tailnum", String, "name"', '_field("tailnum", "words", "name"'))
+    with pytest.raises(FeatureRepoError, match='argument "dtype"'):
+        FeatureClient(settings_of(tmp_path / "home", repo)).manifest()
+
+
 def test_a_service_hash_follows_meaning_and_not_words(tmp_path: Path, manifest: FeatureManifest) -> None:
     words = copied_repo(
         tmp_path / "words", ("The register of aircraft", "All aircraft"), ("team:flight-data", "team:other")
