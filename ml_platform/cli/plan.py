@@ -38,11 +38,11 @@ def plan(
 def _planned(dataset: "Dataset") -> dict[str, Any]:
     from ml_platform.core.retraining import judge
     from ml_platform.stores.lake import Lake
-    from ml_platform.stores.planning import plan as find
+    from ml_platform.stores.planning import plan_now
     from ml_platform.stores.retraining import gather
 
     here = settings.load()
-    lake, found = Lake.of(here), find(here, dataset)
+    lake, found = Lake.of(here), plan_now(here, dataset)
     verdicts = {
         spec.name: judge(spec, gather(lake, spec, found.watermark))
         for spec in dataset.models
@@ -52,6 +52,7 @@ def _planned(dataset: "Dataset") -> dict[str, Any]:
         "watermark": found.watermark,
         "days": None if found.days is None else {"first": found.days[0], "last": found.days[1]},
         "stale": found.stale,
+        "waiting": found.waiting,
         "models": {name: asdict(verdict) for name, verdict in verdicts.items()},
         "past_runs": _past_runs(here, dataset),
     }
@@ -110,12 +111,12 @@ def _show(out: "Console", name: str, planned: dict[str, Any]) -> None:
         out.print(f"[bold]{name}[/bold]  nothing has landed: ml-platform replay lands recorded events")
         return
     out.print(f"[bold]{name}[/bold]  watermark {watermark:%Y-%m-%d %H:%M}")
-    stale = planned["stale"]
-    if stale:
-        rows = [(asset, len(days), days[0], days[-1]) for asset, days in stale.items()]
-        out.print(table(("out of date", "partitions", "first", "last"), rows))
-    else:
-        out.print("Everything that has landed is taken in.\n")
+    for title, partitions in (("out of date", planned["stale"]), ("waits for others", planned["waiting"])):
+        if partitions:
+            rows = [(asset, len(days), days[0], days[-1]) for asset, days in partitions.items()]
+            out.print(table((title, "partitions", "first", "last"), rows))
+    if not planned["stale"] and not planned["waiting"]:
+        out.print("Everything that has landed and settled is taken in.\n")
     for model, verdict in planned["models"].items():
         due = "[bold]due for training[/bold]" if verdict["retrain"] else "not due for training"
         out.print(f"[bold]{model}[/bold]  {due}. {verdict['reason']}")

@@ -1,5 +1,6 @@
 """What the landing sensor asks for and lets wait, and that what it lets wait is no reason for anybody else to wait."""
 
+import json
 import os
 import shutil
 import time
@@ -9,7 +10,9 @@ from typing import Any, cast
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from ml_platform import cli
 from ml_platform.automation.conditions import _up_to_date
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.automation.schedules import weekly_review
@@ -73,6 +76,10 @@ def test_a_period_that_others_have_not_delivered_holds_back_no_training(home: Ho
     shutil.copyfile(day, day.with_name("2013-01-03.csv"))
     assert home.plan().stale, "it has landed, and is not taken in"
     assert said(sensed(home)) == "not every table has delivered 2013-01-03 to 2013-01-03 yet: raw/schedule wait"
+    planned = json.loads(CliRunner().invoke(cli.app, ["plan", "--json"]).stdout)["nyc_flights"]
+    assert planned["waiting"] == {"raw/schedule": ["2013-01-03"]}
+    assert "raw/schedule" not in planned["stale"]
+    assert "waits for others" in CliRunner().invoke(cli.app, ["plan"]).stdout
     assert up_to_date(home)
     assert reviewed(home).startswith("No version predicts yet. But ")
 
