@@ -9,7 +9,7 @@ import dagster as dg
 from ml_platform import settings
 from ml_platform.assets.alerts import alert_specs
 from ml_platform.assets.ledger import ledger_spec
-from ml_platform.automation.alerts import alerts_sensor
+from ml_platform.automation.alerts_sensor import alerts_sensor
 from ml_platform.automation.jobs import dataset_jobs
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.automation.maintenance import maintenance_job, maintenance_schedule

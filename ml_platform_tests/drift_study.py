@@ -16,15 +16,16 @@ import polars as pl
 
 from ml_platform import settings
 from ml_platform.core import plots
-from ml_platform.core.drift_calibration import SHIFTS, WITHIN, Calibration, calibrate, important
+from ml_platform.core.drift_calibration import SHIFTS, Calibration, calibrate, important
 from ml_platform.core.drift_effects import SCORE, Array, Yardstick, yardstick
-from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.model_spec import WITHIN, ModelSpec
 from ml_platform.core.scoring import score
 from ml_platform.core.training import FittedModel
 from ml_platform.defs import datasets
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.models import ModelStore
-from ml_platform.stores.monitoring import drift_reference, drift_table
+from ml_platform.stores.monitoring import drift_reference
+from ml_platform.stores.table_names import drift_table
 
 if TYPE_CHECKING:
     import pandas as pd

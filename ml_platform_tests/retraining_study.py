@@ -25,7 +25,7 @@ from rich.console import Console
 
 from ml_platform.core import plots
 from ml_platform.core.bootstrap import Figure, metric_figure, resample
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.core.evaluation import EvaluationReport, evaluate, scored
 from ml_platform.core.metrics import metric
 from ml_platform.core.model_spec import BehaviouralCase, ModelSpec, PromotionGate
@@ -37,7 +37,8 @@ from ml_platform.core.splits import split
 from ml_platform.core.training import FittedModel, Params, fit
 from ml_platform.core.tuning import tune
 from ml_platform.settings import load
-from ml_platform.stores.model_tables import join_features, labels_table
+from ml_platform.stores.model_tables import join_features
+from ml_platform.stores.table_names import labels_table
 from ml_platform_tests.loop.homes import FLIGHTS, Home
 
 BEGINNING, FIRST, HALF, END = (

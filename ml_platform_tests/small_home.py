@@ -11,13 +11,15 @@ from ml_platform.defs import datasets
 from ml_platform.defs.nyc_flights.replay import replay
 from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.derivation import days_between
 from ml_platform.stores.evaluations import store_evaluation
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import days_between, derive, derive_whole
+from ml_platform.stores.incremental import derive, derive_whole
 from ml_platform.stores.ingest import ingest
+from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.model_tables import build_training_set, labels_derivation, predict
+from ml_platform.stores.model_tables import build_training_set, predict
 from ml_platform.stores.models import ModelStore, Provenance
 from ml_platform.stores.monitoring import calibrate_drift, drift_reference, report_drift, report_performance
 from ml_platform.stores.transforms import bind

@@ -14,6 +14,7 @@ HEAVY = (
     *("dagster_mlflow", "deltalake", "duckdb", "evidently", "feast", "lightgbm", "matplotlib", "mlflow", "optuna"),
     *("dagster_k8s", "kubernetes", "pandera", "sklearn"),
 )
+COMPUTING = ("numpy", "pandas", "polars", "pyarrow", "scipy")
 LAYERS = [
     *("cli", "testing | benchmarks", "definitions", "defs", "components", "assets", "automation"),
     *("resources | serving", "stores", "core", "settings"),
@@ -25,9 +26,9 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([lint, "--no-logo", "--no-cache"], cwd=folder, text=True, capture_output=True, check=False)
 
 
-def loaded_by(module: str, names: tuple[str, ...], home: Path) -> set[str]:
-    """Which of some packages a fresh interpreter has loaded once it imported a module."""
-    code = f"import sys, {module}; print('loaded:', *set({names!r}) & sys.modules.keys())"
+def loaded_by(module: str, names: tuple[str, ...], home: Path, *, then: str = "") -> set[str]:
+    """Which of some packages a fresh interpreter has loaded once it imported a module, and ran a statement."""
+    code = f"import sys, {module}\n{then}\nprint('loaded:', *set({names!r}) & sys.modules.keys())"
     env = {**os.environ, "ML_PLATFORM_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -82,6 +83,12 @@ def test_core_loads_without_any_heavy_library(tmp_path: Path) -> None:
 
 def test_the_code_location_loads_without_any_heavy_library(tmp_path: Path) -> None:
     assert loaded_by("ml_platform.definitions", HEAVY, tmp_path) == set()
+
+
+def test_the_code_location_is_made_without_what_computes(tmp_path: Path) -> None:
+    made = "ml_platform.definitions.defs().get_repository_def()"
+    loaded_by("ml_platform.definitions", (), tmp_path, then=made)  # what is learned once for each version of the code
+    assert loaded_by("ml_platform.definitions", (*COMPUTING, *HEAVY), tmp_path, then=made) == set()
 
 
 def test_the_command_line_answers_without_loading_dagster(tmp_path: Path) -> None:

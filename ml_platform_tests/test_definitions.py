@@ -10,7 +10,7 @@ import pytest
 from ml_platform import settings
 from ml_platform.assets.model import model_assets
 from ml_platform.core.model_spec import DriftPolicy
-from ml_platform.core.table_spec import quarantine_schema
+from ml_platform.core.table_frames import quarantine_schema
 from ml_platform.definitions import defs as load_definitions
 from ml_platform.defs import datasets
 from ml_platform.stores import ledger

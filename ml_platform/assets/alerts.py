@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from ml_platform.assets.metadata import Column, table_definition
-from ml_platform.stores.alerts import EVENTS, TABLE
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.table_names import ALERT_EVENTS, ALERTS
 
 _ALERTS = [
     Column("alert_id", "text", "Identifies the alert; every delivery carries it.", nullable=False),
@@ -37,17 +37,18 @@ _EVENTS = [
 
 def alert_specs(datasets: Sequence[Dataset]) -> list[dg.AssetSpec]:
     """``ledger/alerts`` and ``ledger/alert_events``: appended to by the sensor, never by a step."""
-    alerts = dg.AssetKey(TABLE.split("/"))
+    alerts = dg.AssetKey(ALERTS.split("/"))
     descriptions = {
-        TABLE: "Every alert, appended and never changed: what happened, how urgent it is, where to look and what to "
+        ALERTS: "Every alert, appended and never changed: what happened, how urgent it is, where to look and what to "
         "do. Each alert is an event here.",
-        EVENTS: "What became of each alert: when it reached whom, which deliveries failed, when its cause was gone.",
+        ALERT_EVENTS: "What became of each alert: when it reached whom, which deliveries failed, when its cause "
+        "was gone.",
     }
     declared = [owners for d in datasets for owners in (*(t.owners for t in d.tables), *(m.owners for m in d.models))]
     return [
         dg.AssetSpec(
             key.split("/"),
-            deps=[] if key == TABLE else [alerts],
+            deps=[] if key == ALERTS else [alerts],
             description=descriptions[key],
             group_name="ledger",
             owners=sorted({owner for owners in declared for owner in owners}),
@@ -55,5 +56,5 @@ def alert_specs(datasets: Sequence[Dataset]) -> list[dg.AssetSpec]:
             tags={"stage": "ledger"},
             metadata=table_definition(key, columns),
         )
-        for key, columns in ((TABLE, _ALERTS), (EVENTS, _EVENTS))
+        for key, columns in ((ALERTS, _ALERTS), (ALERT_EVENTS, _EVENTS))
     ]

@@ -5,19 +5,16 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
-from ml_platform.assets.metadata import Column, day_metadata, markdown_table, table_definition
+from ml_platform.assets.metadata import Column, table_definition
 from ml_platform.assets.pods import ONLINE_POOL, backfill_policy, op_tags, pool
 from ml_platform.automation.calendar import daily, fresh, looking_back
 from ml_platform.automation.conditions import on_leftovers, on_new_input
-from ml_platform.core.content import digest
 from ml_platform.core.durations import format_duration
 from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
 from ml_platform.core.model_spec import Transform
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.incremental import Outcome, Status, derive, derive_whole, look_back_days
-from ml_platform.stores.lake import Lake
+from ml_platform.stores.derivation import look_back_days
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
 
@@ -67,19 +64,9 @@ def view_asset(view: ViewSpec, transform: Transform, dataset: Dataset) -> dg.Ass
         op_tags=op_tags(dataset.spec.resources.of_view(view.name)),
     )
     def features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
-        if not partitioned:
-            outcome = derive_whole(platform.lake, derivation)
-            if outcome.state is None or not outcome.good:
-                raise dg.Failure(f"{key.to_user_string()} is blocked: {outcome.reason}", allow_retries=False)
-            check = dg.AssetCheckResult(check_name=SCHEMA, asset_key=key, passed=True)
-            metadata = day_metadata(outcome) | {"dagster/row_count": outcome.state.rows}
-            yield from report_whole(context, key, outcome.state.content_hash, metadata, [check])
-            return
-        watermark = dataset.watermark(platform.landing)
-        if watermark is None:
-            raise dg.Failure("nothing has landed yet: run `ml-platform replay`", allow_retries=False)
-        outcomes = derive(platform.lake, derivation, context.partition_keys, watermark)
-        yield from report_days(context, key, [_report(outcome) for outcome in outcomes])
+        from ml_platform.assets.steps.features import fill_view
+
+        yield from fill_view(context, platform, derivation, dataset, key, partitioned=partitioned)
 
     return features
 
@@ -114,35 +101,9 @@ def online_asset(views: Sequence[ViewSpec], dataset: Dataset) -> dg.AssetsDefini
         pool=pool(ONLINE_POOL),
     )
     def online_features(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
-        platform.features.apply()
-        pushed = {
-            view.name: platform.features.push_online(view.name)
-            for view in stored
-            if platform.lake.exists(str(view.table))
-        }
-        rows = [
-            {
-                "view": name,
-                "keys in the lake": found.source_keys,
-                "keys online": found.online_keys,
-                "keys removed": found.removed_keys,
-            }
-            for name, found in pushed.items()
-        ]
-        wanted = sum(found.source_keys for found in pushed.values())
-        written = sum(found.online_keys for found in pushed.values())
-        removed = sum(found.removed_keys for found in pushed.values())
-        context.log.info("%s keys in the lake, %s online, %s removed", wanted, written, removed)
-        metadata = {
-            "keys_in_lake": wanted,
-            "keys_online": written,
-            "keys_removed": removed,
-            "by_view": dg.MetadataValue.md(markdown_table(rows)),
-        }
-        check = dg.AssetCheckResult(
-            check_name="complete", asset_key=key, passed=wanted == written, metadata={"keys_in_lake": wanted}
-        )
-        yield from report_whole(context, key, _newest(platform.lake, stored), metadata, [check])
+        from ml_platform.assets.steps.features import push_online
+
+        yield from push_online(context, platform, stored, key)
 
     return online_features
 
@@ -157,13 +118,3 @@ def _columns(view: ViewSpec) -> list[Column]:
     moment = Column(EVENT_TIME, "timestamp", "When the row's values became known.", "UTC", nullable=False)
     keys = [Column(key.name, key.dtype, key.description, key.unit, nullable=False) for key in view.join_keys]
     return [*keys, moment, *(Column(f.name, f.dtype, f.description, f.unit) for f in view.features)]
-
-
-def _report(outcome: Outcome) -> DayReport:
-    passed = outcome.status is not Status.BLOCKED
-    check = CheckResult(SCHEMA, passed, outcome.reason if not passed else "as declared")
-    return DayReport(outcome, day_metadata(outcome), [check])
-
-
-def _newest(lake: Lake, views: Sequence[ViewSpec]) -> str:
-    return digest(*[f"{view.table}={lake.version(str(view.table))}" for view in views if lake.exists(str(view.table))])

@@ -3,14 +3,17 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import polars as pl
 
 from ml_platform.core.table_spec import TableSpec
-from ml_platform.stores.incremental import Outcome
-from ml_platform.stores.sql import sql_name
+from ml_platform.stores.table_names import sql_name
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ml_platform.stores.incremental import Outcome
 
 _TYPE_NAMES = {
     "String": "text",
@@ -64,7 +67,7 @@ def contract_columns(spec: TableSpec) -> list[Column]:
     ]
 
 
-def day_metadata(outcome: Outcome) -> dict[str, Any]:
+def day_metadata(outcome: "Outcome") -> dict[str, Any]:
     """Row count, figures, sample rows and input versions of one day."""
     state = outcome.state
     if state is None:
@@ -78,7 +81,7 @@ def day_metadata(outcome: Outcome) -> dict[str, Any]:
     return metadata
 
 
-def sample_rows(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+def sample_rows(frame: "pl.DataFrame") -> dg.MarkdownMetadataValue:
     """The first ten rows as a markdown table."""
     head = frame.head(10)
     lines = ["| " + " | ".join(head.columns) + " |", "|" + "---|" * head.width]

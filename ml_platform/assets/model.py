@@ -7,10 +7,9 @@ from ml_platform.assets.model_data import labels_asset, predictions_asset, train
 from ml_platform.assets.model_identity import ModelIdentity
 from ml_platform.assets.monitoring import drift_calibration_asset, drift_report_asset, performance_report_asset
 from ml_platform.assets.training import evaluation_report_asset, model_card_asset, tuned_model_asset
-from ml_platform.core.drift import assert_judged
+from ml_platform.core.declared_features import assert_judged, assert_no_outcomes
 from ml_platform.core.feature_manifest import FeatureManifest
 from ml_platform.core.model_spec import ModelSpec
-from ml_platform.core.splits import assert_no_outcomes
 from ml_platform.stores.declarations import Dataset
 
 

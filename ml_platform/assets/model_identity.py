@@ -2,23 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
+from ml_platform import settings
 from ml_platform.assets.metadata import Column
 from ml_platform.assets.pods import op_tags
 from ml_platform.automation.calendar import daily, fresh
 from ml_platform.automation.conditions import on_leftovers, on_new_input
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
-from ml_platform.core.table_spec import ColumnType, polars_schema
 from ml_platform.resources.platform import Platform
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.transforms import bind
+from ml_platform.stores.entity_columns import entity_columns
 
 _PREDICTION_TIME = Column("prediction_time", "timestamp", "When the prediction is due.", "UTC", nullable=False)
 
@@ -110,17 +109,14 @@ class ModelIdentity:
 
     @cached_property
     def entity_columns(self) -> list[Column]:
-        """Everything the entity transform gives beside ``prediction_time``, learned by running it on no rows."""
-        transform, tables = self.spec.entities, [self.dataset.table(name) for name in self.spec.entities.inputs]
-        start = datetime.combine(self.dataset.spec.start, datetime.min.time(), UTC)
-        nothing = {table.name: pl.DataFrame(schema=polars_schema(table)) for table in tables}
-        rows = bind(transform, self.dataset.folder)(nothing, start, start)
+        """Everything the entity transform gives beside ``prediction_time``."""
+        tables = [self.dataset.table(name) for name in self.spec.entities.inputs]
         known = {name: (c.description, c.unit or "") for table in tables for name, c in table.columns.items()}
         views = [self.manifest.view(name) for name in self.service.views]
         known |= {c.name: (c.description, c.unit) for view in views for c in (*view.join_keys, *view.request)}
         return [
-            Column(name, _type_name(dtype), *known.get(name, ("Identifies what is predicted.", "")))
-            for name, dtype in rows.schema.items()
+            Column(name, kind, *known.get(name, ("Identifies what is predicted.", "")))
+            for name, kind in entity_columns(settings.load(), self.spec, self.dataset).items()
             if name != _PREDICTION_TIME.name
         ]
 
@@ -135,11 +131,6 @@ class ModelIdentity:
         """The service's features, as Feast describes them."""
         found = [self.manifest.column(self.spec.service, name) for name in self.service.features]
         return [Column(column.name, column.dtype, column.description, column.unit) for column in found]
-
-
-def _type_name(dtype: pl.DataType) -> str:
-    """The contract's name of a polars type, or polars' own where contracts have none."""
-    return next((str(kind) for kind in ColumnType if kind.dtype == dtype), str(dtype))
 
 
 def all_days(key: dg.AssetKey) -> dg.AssetDep:

@@ -9,11 +9,11 @@ import polars as pl
 
 from ml_platform.assets.metadata import markdown_table
 from ml_platform.core.bootstrap import Figure
-from ml_platform.core.drift_calibration import PROMISED_SHIFT, WITHIN
+from ml_platform.core.drift_calibration import PROMISED_SHIFT
 from ml_platform.core.durations import format_duration
 from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.metrics import metrics_for
-from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.model_spec import WITHIN, ModelSpec
 from ml_platform.core.performance import PerformanceReport
 from ml_platform.core.retraining import RetrainVerdict
 from ml_platform.settings import Settings

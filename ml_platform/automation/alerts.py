@@ -21,6 +21,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorType,
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from ml_platform import settings
+from ml_platform.automation.alerts_sensor import INTERVAL_SECONDS, SENSOR
 from ml_platform.core.alerts import (
     Alert,
     AssetFreshness,
@@ -36,7 +37,7 @@ from ml_platform.core.alerts import (
     model_causes,
     quarantines,
 )
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.core.retraining import judge
 from ml_platform.settings import Settings
 from ml_platform.stores import ledger
@@ -44,15 +45,11 @@ from ml_platform.stores.alert_sinks import sinks
 from ml_platform.stores.alerts import TABLE, Alerts
 from ml_platform.stores.catalog import CATALOG, WHOLE
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.ingest import raw_table
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.manual_decisions import NotAllowedError
-from ml_platform.stores.monitoring import REPORTED_DAY, drift_table
 from ml_platform.stores.retraining import gather
-
-SENSOR = "alerts"
-INTERVAL_SECONDS = 30
+from ml_platform.stores.table_names import REPORTED_DAY, drift_table, raw_table
 
 FIRST_LOOK_BACK = timedelta(days=1)
 """Of what happened before the first tick, what is worth telling; what stands is told however old."""
@@ -120,22 +117,6 @@ class Source:
     def token(self, look: Look) -> str:
         """The versions of the tables it is read from; empty if it is read at every tick."""
         return ",".join(str(look.lake.version(t)) if look.lake.exists(t) else "-" for t in self.tables)
-
-
-def alerts_sensor(datasets: Sequence[Dataset]) -> dg.SensorDefinition:
-    """The sensor ``alerts``: once per cause, to every sink."""
-
-    @dg.sensor(
-        name=SENSOR,
-        minimum_interval_seconds=INTERVAL_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Watches runs, tables, models, the ledger, freshness and the other sensors, and tells people once "
-        "of each cause: in the log, and by webhook and e-mail if they are configured.",
-    )
-    def alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return tick(context, datasets)
-
-    return alerts
 
 
 def tick(context: dg.SensorEvaluationContext, datasets: Sequence[Dataset]) -> dg.SensorResult:

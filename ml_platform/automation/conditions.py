@@ -9,7 +9,7 @@ of any tick can be read in the UI; the figures behind it are in ``ml-platform pl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
@@ -18,12 +18,11 @@ from ml_platform.automation.jobs import under_way
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import ASKED, GUARDS, HARD_GUARDS, TRIGGERS, RetrainVerdict, judge
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.lake import Lake
+from ml_platform.stores.feature_repository import FeatureRepository
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.model_tables import blocked_inputs
-from ml_platform.stores.planning import Plan, plan_now
-from ml_platform.stores.retraining import gather
+
+if TYPE_CHECKING:
+    from ml_platform.stores.planning import Plan
 
 T = TypeVar("T")
 
@@ -157,9 +156,13 @@ def _new_content() -> Any:
 
 def _unblocked(spec: ModelSpec, dataset: Dataset) -> Told:
     def holds(_: "dg.AutomationContext[Any]") -> bool:
+        from ml_platform.stores.lake import Lake
+        from ml_platform.stores.model_tables import blocked_inputs
+
         here = settings.load()
         watermark = dataset.watermark(Landing(here.landing, here.landing_settle))
-        return watermark is None or not blocked_inputs(Lake.of(here), FeatureClient(here).manifest(), spec, watermark)
+        manifest = FeatureRepository(here).manifest()
+        return watermark is None or not blocked_inputs(Lake.of(here), manifest, spec, watermark)
 
     return Told("nothing that it reads is blocked", "A blocked day waits for its file; a training would fail.", holds)
 
@@ -193,6 +196,9 @@ def _verdict(spec: ModelSpec, dataset: Dataset, evaluation: datetime) -> Retrain
     """Judged once an evaluation, whichever part asks first; None before anything has landed."""
 
     def judged() -> RetrainVerdict | None:
+        from ml_platform.stores.lake import Lake
+        from ml_platform.stores.retraining import gather
+
         here = settings.load()
         watermark = dataset.watermark(Landing(here.landing, here.landing_settle))
         return None if watermark is None else judge(spec, gather(Lake.of(here), spec, watermark))
@@ -200,17 +206,19 @@ def _verdict(spec: ModelSpec, dataset: Dataset, evaluation: datetime) -> Retrain
     return _once(_verdicts, spec.name, evaluation, judged)
 
 
-def _plan(dataset: Dataset, evaluation: datetime) -> Plan:
+def _plan(dataset: Dataset, evaluation: datetime) -> "Plan":
     """Made once an evaluation."""
 
-    def made() -> Plan:
+    def made() -> "Plan":
+        from ml_platform.stores.planning import plan_now
+
         return plan_now(settings.load(), dataset)
 
     return _once(_plans, dataset.name, evaluation, made)
 
 
 _verdicts: dict[str, tuple[datetime, RetrainVerdict | None]] = {}
-_plans: dict[str, tuple[datetime, Plan]] = {}
+_plans: "dict[str, tuple[datetime, Plan]]" = {}
 
 
 def _once(answers: dict[str, tuple[datetime, T]], subject: str, evaluation: datetime, ask: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -10,7 +11,9 @@ from ml_platform.automation.jobs import daily_job_name, under_way
 from ml_platform.automation.runs import range_tags
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.planning import Plan, plan_now
+
+if TYPE_CHECKING:
+    from ml_platform.stores.planning import Plan
 
 INTERVAL_SECONDS = 2
 
@@ -33,6 +36,8 @@ def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
         description="Watches landed files: new, corrected and late ones are taken in, with every day they reach.",
     )
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        from ml_platform.stores.planning import plan_now
+
         running = under_way(context.instance, dataset, training_counts=False)
         if running is not None:
             return dg.SkipReason(f"run {running.run_id} is under way")
@@ -56,7 +61,7 @@ def landing_sensor_name(dataset: Dataset) -> str:
     return f"{dataset.name}_landing"
 
 
-def _nothing_to_do(found: Plan) -> str:
+def _nothing_to_do(found: "Plan") -> str:
     if found.waiting:
         days = sorted({day for days in found.waiting.values() for day in days})
         return f"not every table has delivered {days[0]} to {days[-1]} yet: {', '.join(found.waiting)} wait"

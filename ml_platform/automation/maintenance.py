@@ -6,13 +6,16 @@ and when maintenance may start.
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from ml_platform.automation.jobs import MAINTENANCE_JOB, UNFINISHED
 from ml_platform.resources.platform import Platform
-from ml_platform.stores.maintenance import Upkeep, forget_failed_runs, maintain_tables
-from ml_platform.stores.models import ModelStore
+
+if TYPE_CHECKING:
+    from ml_platform.stores.maintenance import Upkeep
+    from ml_platform.stores.models import ModelStore
 
 _POOL = "maintenance"
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
@@ -24,6 +27,8 @@ def maintenance_job() -> dg.JobDefinition:
 
     @dg.op(name="maintain_tables", pool=_POOL, description="Compaction, and removal of old versions.")
     def tables(context: dg.OpExecutionContext, platform: Platform) -> None:
+        from ml_platform.stores.maintenance import maintain_tables
+
         kept = platform.settings.keep_versions
         done = list(maintain_tables(platform.lake, platform.models, older_than=kept))
         for each in done:
@@ -88,9 +93,11 @@ def runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
 
 
 def forget_mlflow_runs(
-    instance: dg.DagsterInstance, models: ModelStore, before: datetime, *, dry_run: bool = False
+    instance: dg.DagsterInstance, models: "ModelStore", before: datetime, *, dry_run: bool = False
 ) -> list[str]:
     """Forget MLflow's runs that failed, were killed or were abandoned and ended before a moment; their ids."""
+    from ml_platform.stores.maintenance import forget_failed_runs
+
     if not dry_run:
         for model in models.registered():
             models.end_abandoned(model, lambda run_id: is_over(instance, run_id))
@@ -116,7 +123,7 @@ def is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
     return run is None or run.is_finished
 
 
-def named_runs(models: ModelStore) -> set[str]:
+def named_runs(models: "ModelStore") -> set[str]:
     """The Dagster runs that a registered version or a decision names."""
     trained = {
         models.describe(model, version).provenance.dagster_run_id
@@ -156,7 +163,7 @@ def _last_runs(instance: dg.DagsterInstance) -> Iterator[str]:
             yield from (record.run_id for record in fetch(key, limit=1).records)
 
 
-def told(upkeep: Upkeep) -> str:
+def told(upkeep: "Upkeep") -> str:
     """What was done to a table, in a sentence."""
     done = f"{upkeep.compacted} small files compacted, {upkeep.removed} old files removed"
     freed = upkeep.before.data_bytes - upkeep.after.data_bytes

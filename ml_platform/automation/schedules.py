@@ -8,10 +8,7 @@ from ml_platform.automation.runs import REASON_TAG, range_tags
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import judge
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.lake import Lake
-from ml_platform.stores.model_tables import predictions_table
-from ml_platform.stores.planning import plan_now
-from ml_platform.stores.retraining import gather
+from ml_platform.stores.table_names import predictions_table
 
 WEEKLY, NIGHTLY = "0 6 * * 1", "0 3 * * *"
 
@@ -31,6 +28,10 @@ def weekly_review(dataset: Dataset, model: ModelSpec) -> dg.ScheduleDefinition:
         description="Trains the model if it is due by its retraining policy.",
     )
     def review(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        from ml_platform.stores.lake import Lake
+        from ml_platform.stores.planning import plan_now
+        from ml_platform.stores.retraining import gather
+
         here = settings.load()
         found = plan_now(here, dataset)
         if found.watermark is None:
@@ -55,6 +56,8 @@ def nightly_scoring(dataset: Dataset) -> dg.ScheduleDefinition:
         description="Scores what is due and was not scored by day.",
     )
     def scoring(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        from ml_platform.stores.planning import plan_now
+
         stale = plan_now(settings.load(), dataset).stale
         days = sorted({day for table in tables for day in stale.get(table, ())})
         if not days or under_way(context.instance, dataset, training_counts=False) is not None:

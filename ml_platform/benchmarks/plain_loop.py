@@ -19,13 +19,15 @@ from ml_platform.core.tuning import study_name, tune
 from ml_platform.defs import datasets
 from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.derivation import day_bounds, days_between
 from ml_platform.stores.evaluations import store_evaluation
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import day_bounds, days_between, derive, derive_whole
+from ml_platform.stores.incremental import derive, derive_whole
 from ml_platform.stores.ingest import ingest
+from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.model_tables import build_training_set, labels_derivation, predict
+from ml_platform.stores.model_tables import build_training_set, predict
 from ml_platform.stores.models import ModelStore, Provenance
 from ml_platform.stores.monitoring import (
     DriftReference,

@@ -95,7 +95,9 @@ def _show(spec: "ViewSpec", rows: "pl.DataFrame", moment: datetime) -> None:
 def _cast(spec: "ViewSpec", keys: dict[str, str]) -> "pl.DataFrame":
     import polars as pl
 
-    dtypes = {column.name: column.polars_dtype for column in spec.join_keys}
+    from ml_platform.core.view_frames import polars_dtype
+
+    dtypes = {column.name: polars_dtype(column) for column in spec.join_keys}
     if unknown := sorted(set(keys) - set(dtypes)):
         raise ValueError(f"view {spec.name!r} has no key {unknown}; its keys are {list(dtypes)}")
     return pl.DataFrame([pl.Series(name, [value]).cast(dtypes[name]) for name, value in keys.items()])

@@ -9,7 +9,7 @@ from ml_platform import settings
 from ml_platform.assets.features import online_asset, view_asset
 from ml_platform.core.dataset import FeaturesSpec
 from ml_platform.stores.declarations import dataset_folder, load_dataset
-from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.feature_repository import FeatureRepository
 
 
 class FeaturesComponent(dg.Component):
@@ -38,7 +38,7 @@ class FeaturesComponent(dg.Component):
             LookupError: a view is not in the Feast repository; the message names those that are.
         """
         dataset = load_dataset(dataset_folder(context.path))
-        manifest = FeatureClient(settings.load()).manifest()
+        manifest = FeatureRepository(settings.load()).manifest()
         views = {name: manifest.view(name) for name in self.spec.views}
         assets = [view_asset(view, self.spec.views[name], dataset) for name, view in views.items()]
         return dg.Definitions(assets=[*assets, online_asset(list(views.values()), dataset)])

@@ -9,7 +9,7 @@ from ml_platform import settings
 from ml_platform.assets.model import model_assets, model_jobs
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.stores.declarations import dataset_folder, load_dataset
-from ml_platform.stores.features import FeatureClient
+from ml_platform.stores.feature_repository import FeatureRepository
 
 
 class ModelComponent(dg.Component):
@@ -36,7 +36,7 @@ class ModelComponent(dg.Component):
             LeakageError, ValueError: it declares of a feature what cannot be, as :func:`model_assets` says.
         """
         dataset = load_dataset(dataset_folder(context.path))
-        manifest = FeatureClient(settings.load()).manifest()
+        manifest = FeatureRepository(settings.load()).manifest()
         return dg.Definitions(
             assets=model_assets(self.spec, dataset, manifest), jobs=model_jobs(self.spec, dataset, manifest)
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.core.retraining import DRIFT_PERSISTS, PERFORMANCE_FELL, Condition
 from ml_platform.core.table_spec import QuarantineLimit
 

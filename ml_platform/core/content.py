@@ -5,27 +5,11 @@ assembled, or on the versions of the libraries that hold it.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-_DIGEST_BYTES = 16
-
-
-def digest(*parts: str | bytes) -> str:
-    """Hex digest of the parts, each delimited so that no two different sequences meet."""
-    hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        hasher.update(len(data).to_bytes(8, "little"))
-        hasher.update(data)
-    return hasher.hexdigest()
-
-
-def digest_mapping(values: Mapping[str, object]) -> str:
-    """Hex digest of a JSON-able mapping, whatever the order of its keys."""
-    return digest(json.dumps(values, sort_keys=True, default=str))
+from ml_platform.core.digests import DIGEST_BYTES
 
 
 def sort_rows(frame: pl.DataFrame, sort_by: Sequence[str]) -> pl.DataFrame:
@@ -41,7 +25,7 @@ def content_hash(frame: pl.DataFrame, sort_by: Sequence[str]) -> str:
         TypeError: a column is of a nested type, which has no canonical bytes here.
     """
     ordered = sort_rows(frame, sort_by)
-    hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
     hasher.update(f"{ordered.height}".encode())
     for name in sorted(ordered.columns):
         column = ordered[name]

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ml_platform.core.quality import Quality, share
-from ml_platform.core.table_spec import KNOWN_AT, ColumnSpec, ColumnType, TableSpec, polars_schema, quarantine_schema
+from ml_platform.core.table_frames import DTYPES, polars_schema, quarantine_schema
+from ml_platform.core.table_spec import KNOWN_AT, ColumnSpec, ColumnType, TableSpec
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameSchema
@@ -376,7 +377,7 @@ def _rules(columns: tuple[tuple[str, ColumnSpec], ...]) -> "DataFrameSchema":
     # pandera's cost is per column: those without a rule are left out
     return pa.DataFrameSchema(
         {
-            name: pa.Column(column.type.dtype, found, nullable=column.nullable)
+            name: pa.Column(DTYPES[column.type], found, nullable=column.nullable)
             for name, column in columns
             if (found := checks(column)) or not column.nullable
         }

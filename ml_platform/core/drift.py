@@ -20,7 +20,7 @@ Columns that the policy ignores (a calendar's move by construction: a week is no
 and no effect.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
@@ -158,18 +158,6 @@ class Reference:
     measure: Yardstick
     importances: Mapping[str, float]
     limit: float
-
-
-def assert_judged(features: Collection[str], policy: DriftPolicy) -> None:
-    """Refuse a policy that ignores what is no feature, or every feature.
-
-    Raises:
-        ValueError: naming each such column and the features there are.
-    """
-    if unknown := sorted(set(policy.ignored_columns) - set(features)):
-        raise ValueError(f"`drift.ignored_columns` has {unknown}, which are no features; there are {sorted(features)}")
-    if set(features) <= set(policy.ignored_columns):
-        raise ValueError(f"`drift.ignored_columns` has every feature, and nothing would be judged: {sorted(features)}")
 
 
 def reference_profile(frame: pl.DataFrame, columns: Sequence[str], bins: int) -> tuple[ColumnProfile, ...]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.core.drift_effects import Array, Yardstick
-from ml_platform.core.model_spec import DriftPolicy
+from ml_platform.core.model_spec import WITHIN, DriftPolicy
 
 Alarms = npt.NDArray[np.bool_]
 
@@ -30,8 +30,6 @@ SHIFTS = (0.15, 0.2, 0.25, 0.5)
 PROMISED_SHIFT = 0.25
 """The shift by which features are shown first."""
 
-WITHIN = 3
-"""Windows in which a shift ought to be found."""
 
 HORIZON = 8
 """Windows that a trial lasts."""

@@ -3,30 +3,15 @@
 Belongs here: the shape of that knowledge. Reading it from Feast is :mod:`ml_platform.stores.repo_reader`.
 """
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
-import polars as pl
 from pydantic import Field
 
 from ml_platform.core.model_spec import Spec
 
 EVENT_TIME = "event_timestamp"
 """The column, in every batch view and in frames to enrich, that says when a row's values became true."""
-
-_DTYPES: Mapping[str, pl.DataType] = {
-    "String": pl.String(),
-    "Int32": pl.Int32(),
-    "Int64": pl.Int64(),
-    "Float32": pl.Float32(),
-    "Float64": pl.Float64(),
-    "Bool": pl.Boolean(),
-    "UnixTimestamp": pl.Datetime("us", "UTC"),
-}
-
-EVENT_TIME = "event_timestamp"
-"""The column of every view's table that says when its row became known (UTC)."""
 
 
 class ColumnSpec(Spec):
@@ -36,17 +21,6 @@ class ColumnSpec(Spec):
     dtype: str
     description: str
     unit: str
-
-    @property
-    def polars_dtype(self) -> pl.DataType:
-        """The column's polars type.
-
-        Raises:
-            ValueError: the platform does not support the Feast type; the message names those it does.
-        """
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"column {self.name!r} has Feast type {self.dtype}; supported are {', '.join(_DTYPES)}")
-        return _DTYPES[self.dtype]
 
 
 class ViewSpec(Spec):
@@ -73,28 +47,6 @@ class ViewSpec(Spec):
     def columns(self) -> tuple[ColumnSpec, ...]:
         """Join keys, then features."""
         return self.join_keys + self.features
-
-    def conform(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows of a transform as the view's table stores them: the declared columns and types, no key null.
-
-        Raises:
-            ValueError: a declared column is missing, another is there, a value cannot be cast, or two rows share
-                their key and time; the message names what.
-        """
-        schema = {EVENT_TIME: pl.Datetime("us", "UTC"), **{column.name: column.polars_dtype for column in self.columns}}
-        missing, extra = sorted(set(schema) - set(rows.columns)), sorted(set(rows.columns) - set(schema))
-        if missing or extra:
-            raise ValueError(
-                f"view {self.name!r}: columns missing {missing}, not declared {extra}; declared: {list(schema)}"
-            )
-        keys = [column.name for column in self.join_keys]
-        table = rows.select(pl.col(name).cast(dtype, strict=True) for name, dtype in schema.items()).drop_nulls(keys)
-        if table.select(EVENT_TIME, *keys).is_duplicated().any():
-            doubled = table.filter(table.select(EVENT_TIME, *keys).is_duplicated()).row(0, named=True)
-            raise ValueError(
-                f"view {self.name!r}: more than one row for {[doubled[key] for key in keys]} at {doubled[EVENT_TIME]}"
-            )
-        return table
 
 
 class ServiceSpec(Spec):

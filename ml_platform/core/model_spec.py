@@ -297,3 +297,7 @@ class ModelSpec(Spec):
         if self.task is Task.REGRESSION and self.costs is not None:
             raise ValueError(f"model {self.name!r} is a regression: `costs` have no meaning")
         return self
+
+
+WITHIN = 3
+"""Windows in which a shift ought to be found."""

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import NormalDist
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ml_platform.core.bootstrap import Figure
 from ml_platform.core.durations import format_duration
-from ml_platform.core.metrics import metric
 from ml_platform.core.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from ml_platform.core.bootstrap import Figure
 
 Role = Literal["trigger", "guard"]
 """A trigger calls for training; a guard holds it back whatever calls."""
@@ -44,8 +45,8 @@ class Evidence:
     champion_as_of: datetime | None = None
     last_training: datetime | None = None
     new_labels: int = 0
-    promised: Figure | None = None
-    delivered: Figure | None = None
+    promised: "Figure | None" = None
+    delivered: "Figure | None" = None
     delivered_rows: int = 0
     looks: int = 1
     drift_days: int = 0
@@ -145,6 +146,8 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
 
     Their standard errors are read off their bootstrap intervals, which are taken to be normal.
     """
+    from ml_platform.core.metrics import metric
+
     name, policy, judged = PERFORMANCE_FELL, spec.retrain, metric(spec.gate.metric, spec.task)
 
     def unknown(text: str) -> Condition:
@@ -247,7 +250,7 @@ def _asked(evidence: Evidence) -> Condition:
     return Condition(ASKED, "trigger", asked, float(asked), None, text)
 
 
-def _standard_error(figure: Figure, confidence: float) -> float | None:
+def _standard_error(figure: "Figure", confidence: float) -> float | None:
     """Half the width of a normal interval over its quantile; None without an interval."""
     if figure.low is None or figure.high is None:
         return None

@@ -7,9 +7,10 @@ import ast
 import importlib.util
 from collections.abc import Iterator
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 
 _PLATFORM = "ml_platform"
 
@@ -40,13 +41,43 @@ def source_digest(module: str) -> str:
     return digest(*(part for name in sorted(found) for part in (name, found[name])))
 
 
+@cache
+def top_level_names(module: str) -> frozenset[str]:
+    """What a module's source defines, assigns or imports outside of any block; nothing if it has no source.
+
+    Raises:
+        SyntaxError: it is not Python.
+    """
+    path = _file(module)
+    if path is None:
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.parse(path.read_bytes()).body:
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                names.update(alias.asname or alias.name for alias in node.names)
+            case ast.Assign():
+                names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return frozenset(names)
+
+
 def _file(name: str) -> Path | None:
     """Where a module's source is; None if the name is none of a module's, or it has no source."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None  # a function's name, taken for that of a module in its module
+    spec = _spec(name)
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """What Python knows of a module, without importing more than the packages it is in; None if there is none."""
+    package = name.rpartition(".")[0]
+    if package and ((parent := _spec(package)) is None or parent.submodule_search_locations is None):
+        return None  # a function's name, taken for that of a module in its module
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def _imported(source: bytes, package: str) -> Iterator[str]:

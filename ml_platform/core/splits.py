@@ -4,7 +4,6 @@ Belongs here: which rows train, which are held out, how tuning is folded, and th
 columns that could not have been known. Nothing here knows of LightGBM or of a lake.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -13,14 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ml_platform.core.declared_features import LeakageError
 from ml_platform.core.model_spec import Windows
-
-NEVER_FEATURES = ("label", "label_time")
-"""Columns of every training set that are outcomes whatever the declaration says."""
-
-
-class LeakageError(ValueError):
-    """A row or column would let a model learn what could not have been known."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +122,3 @@ def assert_no_leakage(train: pl.DataFrame, holdout: pl.DataFrame) -> None:
     newest, first = newest_label(train), cast(datetime, holdout["prediction_time"].min())
     if newest > first:
         raise LeakageError(f"a training label became known at {newest}, after the first held-out prediction at {first}")
-
-
-def assert_no_outcomes(features: Iterable[str], denied: Iterable[str]) -> None:
-    """Refuse features that are outcomes: by name, or by the part after a view prefix ``view__``.
-
-    Raises:
-        LeakageError: naming each of them and the deny list.
-    """
-    outcomes = {*denied, *NEVER_FEATURES}
-    if leaks := sorted(name for name in features if outcomes & {name, name.split("__")[-1]}):
-        raise LeakageError(f"outcomes can never be features: {leaks} (denied are {sorted(outcomes)})")

@@ -7,10 +7,10 @@ and rows against it belongs to :mod:`ml_platform.core.contracts`, finding the fi
 
 import re
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
-import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+from pydantic_core import SchemaError
 
 from ml_platform.core.compute import Compute
 from ml_platform.core.durations import Duration
@@ -38,17 +38,6 @@ class ColumnType(StrEnum):
     BOOLEAN = "boolean"
     TEXT = "text"
     TIMESTAMP = "timestamp"
-
-    @property
-    def dtype(self) -> pl.DataType:
-        """The polars type of the column: Int64, Float64, Boolean, String, or Datetime in microseconds UTC."""
-        return {
-            ColumnType.INTEGER: pl.Int64(),
-            ColumnType.NUMBER: pl.Float64(),
-            ColumnType.BOOLEAN: pl.Boolean(),
-            ColumnType.TEXT: pl.String(),
-            ColumnType.TIMESTAMP: pl.Datetime("us", "UTC"),
-        }[self]
 
     @property
     def allowed(self) -> str:
@@ -91,8 +80,9 @@ class ColumnSpec(Spec):
             if self.type is not ColumnType.TEXT:
                 raise ValueError(f"column {self.name!r} is {self.type}: `pattern` is for text")
             try:
-                pl.Series([""]).str.contains(self.pattern)
-            except pl.exceptions.ComputeError as error:
+                # Its regular expressions are those of polars: both are of Rust's crate `regex`.
+                TypeAdapter(Annotated[str, StringConstraints(pattern=self.pattern)])
+            except SchemaError as error:
                 raise ValueError(f"column {self.name!r}: pattern {self.pattern!r} is no regular expression") from error
         return self
 
@@ -245,14 +235,3 @@ class TableSpec(Spec):
     def column_in_table(self, name: str) -> str:
         """The name in the raw table of a column of the contract."""
         return KNOWN_AT if name == self.known_at else name
-
-
-def polars_schema(spec: TableSpec) -> pl.Schema:
-    """The schema of ``raw/<table>``: its columns in the order of the contract, ``known_at`` in its place."""
-    return pl.Schema({name: column.type.dtype for name, column in spec.columns.items()})
-
-
-def quarantine_schema(spec: TableSpec) -> pl.Schema:
-    """The schema of ``quarantine/<table>``: the cells as they were landed, why, and from which line of which file."""
-    landed: dict[str, pl.DataType] = dict.fromkeys(spec.columns, pl.String())
-    return pl.Schema(landed | {"reasons": pl.String(), "source_file": pl.String(), "source_line": pl.Int64()})

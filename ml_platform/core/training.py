@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from ml_platform.core.declared_features import assert_no_outcomes
 from ml_platform.core.model_spec import ModelSpec, Task
-from ml_platform.core.splits import assert_no_outcomes, newest_label
+from ml_platform.core.splits import newest_label
 
 if TYPE_CHECKING:
     import lightgbm as lgb

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from ml_platform.core.declared_features import assert_no_outcomes
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.shared_study import PLACE, PULSE, Pulse, SharedStudy, place_seed
-from ml_platform.core.splits import Fold, assert_no_outcomes, folds
+from ml_platform.core.splits import Fold, folds
 from ml_platform.core.training import Params, base_params, check_labels, dataset, learn_categories
 
 if TYPE_CHECKING:

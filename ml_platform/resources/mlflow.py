@@ -7,25 +7,30 @@ FINISHED. So it is used here for the length of a block inside the training asset
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from ml_platform import settings
 from ml_platform.resources.run_tags import add_run_tags
-from ml_platform.stores.models import ModelStore, TrainingRun
+
+if TYPE_CHECKING:
+    from ml_platform.stores.models import ModelStore, TrainingRun
 
 
 class MlflowResource(dg.ConfigurableResource):
     """Runs and registered models of the platform's MLflow."""
 
-    def store(self) -> ModelStore:
+    def store(self) -> "ModelStore":
         """The model store of this process's settings."""
+        from ml_platform.stores.models import ModelStore
+
         return ModelStore(settings.load())
 
     @contextmanager
     def training_run(
         self, context: dg.AssetExecutionContext | dg.OpExecutionContext, model: str
-    ) -> Iterator[TrainingRun]:
+    ) -> "Iterator[TrainingRun]":
         """An MLflow run of the model's experiment, joined to the Dagster run by tags on either side.
 
         It ends as FINISHED, or as FAILED if the block raises. A step retried in the same Dagster run goes on

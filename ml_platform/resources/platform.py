@@ -1,16 +1,19 @@
-"""The stores as one Dagster resource, opened from the settings when first used."""
+"""The stores as one Dagster resource, imported and opened from the settings when first used."""
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from ml_platform.settings import Settings, load, prepare_environment
-from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
-from ml_platform.stores.models import ModelStore
-from ml_platform.stores.reports import Reports
+
+if TYPE_CHECKING:
+    from ml_platform.stores.features import FeatureClient
+    from ml_platform.stores.lake import Lake
+    from ml_platform.stores.models import ModelStore
+    from ml_platform.stores.reports import Reports
 
 
 class Platform(dg.ConfigurableResource):
@@ -26,8 +29,10 @@ class Platform(dg.ConfigurableResource):
         return load()
 
     @cached_property
-    def lake(self) -> Lake:
+    def lake(self) -> "Lake":
         """The Delta tables."""
+        from ml_platform.stores.lake import Lake
+
         return Lake.of(self.settings)
 
     @cached_property
@@ -36,18 +41,24 @@ class Platform(dg.ConfigurableResource):
         return Landing(self.settings.landing, self.settings.landing_settle)
 
     @cached_property
-    def features(self) -> FeatureClient:
+    def features(self) -> "FeatureClient":
         """The feature store."""
+        from ml_platform.stores.features import FeatureClient
+
         return FeatureClient(self.settings)
 
     @cached_property
-    def models(self) -> ModelStore:
+    def models(self) -> "ModelStore":
         """MLflow's runs and registry."""
+        from ml_platform.stores.models import ModelStore
+
         return ModelStore(self.settings)
 
     @cached_property
-    def reports(self) -> Reports:
+    def reports(self) -> "Reports":
         """HTML pages and their addresses."""
+        from ml_platform.stores.reports import Reports
+
         return Reports(self.settings)
 
     def study_storage(self) -> str:

@@ -20,11 +20,11 @@ import polars as pl
 from ml_platform.core.alerts import RECURRING, STANDING, Alert, Cause, Kind, compose
 from ml_platform.stores.alert_sinks import DeliveryError, Sink
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.table_names import ALERT_EVENTS, ALERTS
 
 _LOGGER = logging.getLogger(__name__)
 
-TABLE = "ledger/alerts"
-EVENTS = "ledger/alert_events"
+TABLE, EVENTS = ALERTS, ALERT_EVENTS
 
 SCHEMA: Mapping[str, pl.DataType] = {
     "alert_id": pl.String(),

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.stores.delta_log import OpenTable
 
 CATALOG = "catalog/partitions"

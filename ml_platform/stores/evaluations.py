@@ -1,6 +1,5 @@
 """The table of evaluations: every version's figures, long, kept for ever."""
 
-from collections.abc import Mapping
 from datetime import datetime
 
 import polars as pl
@@ -9,24 +8,7 @@ from ml_platform.core.evaluation_report import EvaluationReport
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.stores.catalog import PartitionState
 from ml_platform.stores.lake import Lake
-
-EVALUATION_COLUMNS: Mapping[str, tuple[str, str]] = {
-    "model_version": ("integer", "Registered version that was evaluated."),
-    "evaluated_at_watermark": ("timestamp", "Event time from which it was evaluated (UTC)."),
-    "section": ("text", "Kind of figure: metric, improvement, slice, calibration, importance and so on."),
-    "name": ("text", "Which figure of that kind."),
-    "subject": ("text", "Candidate, baseline or champion; or the slice, bin or feature."),
-    "value": ("number", "The figure."),
-    "low": ("number", "Lower end of its interval."),
-    "high": ("number", "Upper end of its interval."),
-    "rows": ("integer", "Rows it was measured on."),
-}
-"""Columns of the table: type and meaning."""
-
-
-def evaluation_table(spec: ModelSpec) -> str:
-    """The lake table of evaluations."""
-    return f"{spec.name}/evaluation_report"
+from ml_platform.stores.table_names import evaluation_table
 
 
 def store_evaluation(

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ml_platform.core.content import digest
-from ml_platform.core.learning import changed_since
+from ml_platform.core.digests import digest
 from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.recipe import changed_since
 from ml_platform.settings import Settings
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
-from ml_platform.stores.model_tables import training_start, training_table
+from ml_platform.stores.model_tables import training_start
 from ml_platform.stores.models import ModelStore, ModelVersion
 from ml_platform.stores.rebuilding import declared_then
+from ml_platform.stores.table_names import training_table
 
 LANDED = "raw/"
 """What the names of landed tables begin with."""

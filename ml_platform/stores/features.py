@@ -1,28 +1,21 @@
-"""Feast, as the platform uses it: apply, the manifest, historical and online retrieval.
+"""Feast, as the platform uses it: historical and online retrieval.
 
-Belongs here: every call to Feast. Feast is imported inside functions (it takes seconds); the manifest is
-read without it.
+Belongs here: every call to Feast. Feast is imported inside functions (it takes seconds); what the repository declares,
+known without it, is :mod:`ml_platform.stores.feature_repository`.
 """
 
-import hashlib
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
-import yaml
 
-from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ViewSpec
+from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
+from ml_platform.core.view_frames import polars_dtype
 from ml_platform.settings import Settings, prepare_environment
-from ml_platform.stores.files import write_whole
+from ml_platform.stores.feature_repository import FeatureRepository
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.repo_reader import FeatureRepoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +23,6 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 _READ_BACK_ROWS = 500
-_REDIS_STORE = "ml_platform.stores.redis_store.RedisUrlOnlineStore"
 _UTC = pl.Datetime("us", "UTC")
 
 
@@ -42,53 +34,12 @@ class Pushed(NamedTuple):
     removed_keys: int = 0
 
 
-class FeatureClient:
-    """The feature repository of these settings."""
+class FeatureClient(FeatureRepository):
+    """The feature repository of these settings, and the features that it serves."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._opened: tuple[str, FeatureStore] | None = None
-
-    def manifest(self) -> FeatureManifest:
-        """Views and services; read anew when a file of the repository or Feast's version changed.
-
-        A registry that belongs to this home alone is brought up to date by the same process, one that is shared when
-        features are first read or written.
-
-        Raises:
-            FeatureRepoError: the repository is not usable; the message says why.
-        """
-        fingerprint = self._fingerprint()
-        path, made_before = self._manifest_file(fingerprint), self._kept_manifest(fingerprint)
-        if not path.is_file() and made_before.is_file():
-            return FeatureManifest.model_validate_json(made_before.read_text())
-        if not path.is_file() and self._settings.feature_store_yaml is None and not self._settings.feast_registry_url:
-            self.apply()
-        if not path.is_file():
-            self._read_repo("manifest", path)
-        return FeatureManifest.model_validate_json(path.read_text())
-
-    def keep_manifest(self) -> Path:
-        """Put the manifest beside the repository's files, for processes whose home is empty; where it is.
-
-        An image is built with it: each pod would else import Feast, for seven seconds, to know its assets.
-        """
-        kept = self._kept_manifest(self._fingerprint())
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(self.manifest().model_dump_json(indent=1))
-        return kept
-
-    def apply(self) -> None:
-        """Register the repository's definitions, as ``feast apply`` does; nothing if they are as last applied.
-
-        Raises:
-            FeatureRepoError: the repository is not usable, or a view's entities do not match its columns.
-        """
-        marker, state = self._settings.feast_home / "applied", self._state()
-        if marker.is_file() and marker.read_text() == state:
-            return
-        self._read_repo("apply", self._manifest_file(self._fingerprint()))
-        marker.write_text(state)
 
     def historical(
         self, service: str, entity_frame: pl.DataFrame, *, versions: Mapping[str, int] | None = None
@@ -114,7 +65,7 @@ class FeatureClient:
         if clash := sorted(set(spec.features) & set(entity_frame.columns)):
             raise ValueError(f"columns {clash} have the names of features of {service!r}: drop or rename them")
         needed = entity_frame.select(*spec.entity_columns, EVENT_TIME)
-        dtypes = {name: manifest.column(service, name).polars_dtype for name in spec.features}
+        dtypes = {name: polars_dtype(manifest.column(service, name)) for name in spec.features}
         if entity_frame.is_empty():
             return entity_frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in dtypes.items())
         store = self._store(versions or {})
@@ -205,7 +156,7 @@ class FeatureClient:
             )
             for column in view.features:
                 if column.name in spec.features:
-                    values = pl.Series(column.name, answer[column.name], dtype=column.polars_dtype, strict=False)
+                    values = pl.Series(column.name, answer[column.name], dtype=polars_dtype(column), strict=False)
                     seconds = pl.Series(answer[f"{column.name}__ts"], dtype=pl.Int64)
                     features.append(_alive(values, seconds, view, as_of).set(keyless.to_series(), None))
         ordered = {series.name: series for series in features}
@@ -254,67 +205,6 @@ class FeatureClient:
             raise LookupError(f"view {name!r} follows from the request: nothing is stored of it")
         return spec
 
-    def _manifest_file(self, fingerprint: str) -> Path:
-        return self._settings.feast_home / "manifests" / f"{fingerprint}.json"
-
-    def _kept_manifest(self, fingerprint: str) -> Path:
-        return self._settings.feature_repo / ".manifests" / f"{fingerprint}.json"
-
-    @cached_property
-    def _config_file(self) -> Path:
-        """The ``feature_store.yaml`` in force; one of this home is written if none was given."""
-        if self._settings.feature_store_yaml is not None:
-            return self._settings.feature_store_yaml
-        home = self._settings.feast_home
-        config = yaml.safe_load((self._settings.feature_repo / "feature_store.yaml").read_text())
-        if self._settings.feast_registry_url:
-            config["registry"] = {
-                "registry_type": "sql",
-                "path": self._settings.feast_registry_url,
-                "sqlalchemy_config_kwargs": {"echo": False, "pool_pre_ping": True},
-            }
-        else:
-            config["registry"]["path"] = str(home / "registry.db")
-        if self._settings.redis_url:
-            config["online_store"] = {"type": _REDIS_STORE, "url": self._settings.redis_url}
-        else:
-            config["online_store"]["path"] = str(home / "online.sqlite")
-        # Options of the storage may be secrets: whoever reads this file has them in the environment.
-        config["offline_store"]["lake"] = self._settings.lake_uri
-        path = home / "feature_store.yaml"
-        text = yaml.safe_dump(config, sort_keys=False)
-        before = path.read_text() if path.is_file() else ""
-        if before and yaml.safe_load(before)["registry"]["path"] != config["registry"]["path"]:
-            # A copy of a home, or one that moved: its registry names the old place, whose tables Feast would drop.
-            (home / "registry.db").unlink(missing_ok=True)
-        if before != text:
-            write_whole(path, text.encode(), mode=0o600)
-        return path
-
-    def _fingerprint(self) -> str:
-        """A digest of the repository's files and Feast's version."""
-        content = hashlib.sha256(_feast_version().encode())
-        repo = self._settings.feature_repo
-        for path in [*sorted(repo.rglob("*.py")), repo / ".feastignore"]:
-            if path.is_file():
-                content.update(f"{path.relative_to(repo)}\0".encode() + path.read_bytes())
-        return content.hexdigest()[:16]
-
-    def _state(self) -> str:
-        """What tells whether a registry holds the definitions as they stand."""
-        return f"{self._fingerprint()} {hashlib.sha256(self._config_file.read_bytes()).hexdigest()[:16]}"
-
-    def _read_repo(self, command: str, manifest: Path) -> None:
-        paths = map(str, (self._settings.feature_repo, self._config_file, manifest))
-        process = subprocess.run(
-            [sys.executable, "-m", "ml_platform.stores.repo_reader", command, *paths, self._state()],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if process.returncode:
-            raise FeatureRepoError(f"{self._settings.feature_repo}: {process.stderr.strip() or process.stdout.strip()}")
-
     def _newest_store(self) -> "FeatureStore":
         """Feast on the definitions as they stand and the newest tables; opening it takes longer than most questions."""
         current = self._fingerprint()
@@ -355,7 +245,7 @@ class FeatureClient:
         if as_of is None:
             as_of = rows.select(pl.col(EVENT_TIME).max()).collect().item()
         if as_of is None:
-            schema = {column.name: column.polars_dtype for column in view.columns}
+            schema = {column.name: polars_dtype(column) for column in view.columns}
             return pl.DataFrame(schema={**schema, EVENT_TIME: _UTC})
         rows = rows.filter(pl.col(EVENT_TIME) <= as_of).drop_nulls(keys)
         if view.ttl:
@@ -363,7 +253,7 @@ class FeatureClient:
             rows = rows.filter(pl.col(EVENT_TIME) >= oldest)
             if "day" in rows.collect_schema().names():
                 rows = rows.filter(pl.col("day") >= oldest.astimezone(UTC).date())
-        columns = [pl.col(column.name).cast(column.polars_dtype) for column in view.columns]
+        columns = [pl.col(column.name).cast(polars_dtype(column)) for column in view.columns]
         newest = rows.select(*columns, EVENT_TIME).collect().sort(EVENT_TIME)
         return newest.unique(keys, keep="last", maintain_order=True)
 
@@ -386,11 +276,6 @@ def _as_written() -> "Iterator[None]":
         yield
     finally:
         typeguard.typechecked = checking
-
-
-@cache
-def _feast_version() -> str:
-    return version("feast")
 
 
 def _pushed(store: "FeatureStore", view: ViewSpec, newest: pl.DataFrame) -> int:
@@ -430,7 +315,7 @@ def _ask_online(store: "FeatureStore", view: ViewSpec, rows: pl.DataFrame) -> tu
             features=[f"{view.name}:{column.name}" for column in view.features],
             entity_rows=rows.select(keys).to_dicts(),
         ).to_dict(include_event_timestamps=True)
-    values = [pl.Series(each.name, answer[each.name], each.polars_dtype, strict=False) for each in view.features]
+    values = [pl.Series(each.name, answer[each.name], polars_dtype(each), strict=False) for each in view.features]
     # Every value of a view has its row's moment; of a key that it does not know Feast says the epoch.
     seconds = pl.Series(answer[f"{view.features[0].name}__ts"], dtype=pl.Int64)
     return values, seconds.set(seconds == 0, None)

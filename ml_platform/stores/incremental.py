@@ -8,7 +8,7 @@ look-back, and, while the watermark stands inside the day, the watermark. Days w
 last computed from are left alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -16,8 +16,9 @@ from functools import lru_cache
 
 import polars as pl
 
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.stores.catalog import WHOLE, PartitionState
+from ml_platform.stores.derivation import FOREVER, Derivation, Input, day_bounds, days_between
 from ml_platform.stores.lake import Lake
 
 _CHUNK_DAYS = 120
@@ -26,13 +27,8 @@ _CHUNK_DAYS = 120
 SAMPLE_ROWS = 10
 """Rows of a freshly computed day kept with its outcome, for people."""
 
-FOREVER = timedelta(days=36_500)
-"""The look-back of what never expires: every earlier day may be read."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Frames = Mapping[str, pl.DataFrame]
-Compute = Callable[[Frames, datetime, datetime], pl.DataFrame]
 
 
 class Status(StrEnum):
@@ -62,44 +58,6 @@ class Outcome:
     def good(self) -> bool:
         """Whether the day stands in the lake, up to date."""
         return self.status in (Status.WRITTEN, Status.EQUAL, Status.UNCHANGED)
-
-
-@dataclass(frozen=True)
-class Input:
-    """A table read, and how far back of a day. ``loaded`` is false where ``compute`` reads it by itself."""
-
-    table: str
-    look_back: timedelta = timedelta(0)
-    loaded: bool = True
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """A derived table: from what, how, and the column that says in which day a row belongs."""
-
-    table: str
-    inputs: Sequence[Input]
-    compute: Compute
-    code_version: str
-    time_column: str
-    sort_by: Sequence[str]
-
-
-def days_between(first: date, last: date) -> list[str]:
-    """The days from ``first`` to ``last``, both included, as partition names."""
-    return [(first + timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
-
-
-@lru_cache(maxsize=2**14)
-def day_bounds(day: str) -> tuple[datetime, datetime]:
-    """The first instant of a UTC day and of the next one."""
-    start = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
-    return start, start + timedelta(days=1)
-
-
-def look_back_days(look_back: timedelta) -> int:
-    """How many earlier days a look-back from the first instant of a day reaches into."""
-    return -(-look_back // timedelta(days=1))
 
 
 def stale_days(lake: Lake, derivation: Derivation, days: Sequence[str], watermark: datetime) -> list[str]:

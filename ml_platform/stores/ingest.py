@@ -10,24 +10,16 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from ml_platform.core.content import digest
 from ml_platform.core.contracts import Delivery, FileRefused, Validated, accept
+from ml_platform.core.digests import digest
 from ml_platform.core.quality import consistent_share
 from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores.catalog import WHOLE, PartitionState
-from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status, day_bounds
+from ml_platform.stores.derivation import day_bounds
+from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import LandedFile, Landing, fingerprint_of
-
-
-def raw_table(spec: TableSpec) -> str:
-    """The lake table of accepted rows."""
-    return f"raw/{spec.name}"
-
-
-def quarantine_table(spec: TableSpec) -> str:
-    """The lake table of rows that broke the contract, with their reasons."""
-    return f"quarantine/{spec.name}"
+from ml_platform.stores.table_names import quarantine_table, raw_table
 
 
 def identities(landing: Landing, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:

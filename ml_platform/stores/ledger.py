@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import polars as pl
 
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.table_names import PROMOTIONS
 
 if TYPE_CHECKING:
     from ml_platform.core.promotion import Decision, GateResult
 
-TABLE = "ledger/promotions"
+TABLE = PROMOTIONS
 
 SCHEMA: Mapping[str, pl.DataType] = {
     "model": pl.String(),

@@ -5,21 +5,24 @@ Belongs here: how each follows from the lake, Feast and the champion. Fitting, j
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import polars as pl
 
-from ml_platform.core.content import digest, sort_rows
+from ml_platform.core.content import sort_rows
+from ml_platform.core.declared_features import assert_no_outcomes
+from ml_platform.core.digests import digest
 from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ServiceSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.scoring import score
-from ml_platform.core.splits import assert_no_outcomes
 from ml_platform.core.training import FittedModel
 from ml_platform.stores.catalog import WHOLE, PartitionState
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.derivation import FOREVER, Derivation, Frames, Input, day_bounds
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import FOREVER, Derivation, Frames, Input, Outcome, Status, day_bounds, derive
+from ml_platform.stores.incremental import Outcome, Status, derive
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.table_names import labels_table, predictions_table, training_table
 from ml_platform.stores.transforms import BoundTransform, bind
 
 LABEL_COLUMNS = ("label", "label_time")
@@ -47,45 +50,13 @@ class TrainingSet:
         return float(self.frame["label"].cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
 
 
-def labels_table(spec: ModelSpec) -> str:
-    """The lake table of the model's labels."""
-    return f"{spec.name}/labels"
-
-
-def training_table(spec: ModelSpec) -> str:
-    """The lake table of the model's training set."""
-    return f"{spec.name}/training_set"
-
-
-def predictions_table(spec: ModelSpec) -> str:
-    """The lake table of the model's predictions."""
-    return f"{spec.name}/predictions"
-
-
-def labels_derivation(spec: ModelSpec, dataset: Dataset) -> Derivation:
-    """Labels by the day they became known, each with the entity row it answers."""
-    entities, labels = bind(spec.entities, dataset.folder), bind(spec.labels, dataset.folder)
-
-    def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
-        known = _entities(spec, _run(entities, frames, start - spec.entity_look_back, end))
-        answers = _run(labels, frames, start, end).select(*spec.keys, *LABEL_COLUMNS)
-        return known.join(answers, on=list(spec.keys), how="inner").filter(
-            pl.col("prediction_time") < pl.col("label_time")
-        )
-
-    reach: dict[str, timedelta] = {}
-    for name in entities.spec.inputs:
-        reach[name] = spec.entity_look_back + entities.spec.look_back
-    for name in labels.spec.inputs:
-        reach[name] = max(reach.get(name, timedelta(0)), labels.spec.look_back)
-    return Derivation(
-        table=labels_table(spec),
-        inputs=[Input(f"raw/{name}", look_back) for name, look_back in reach.items()],
-        compute=compute,
-        code_version=digest(entities.code_version, labels.code_version, *spec.keys),
-        time_column="label_time",
-        sort_by=spec.keys,
-    )
+def label_rows(
+    spec: ModelSpec, entities: BoundTransform, labels: BoundTransform, frames: Frames, start: datetime, end: datetime
+) -> pl.DataFrame:
+    """The labels that became known from ``start`` to ``end``, each with the entity row that it answers."""
+    known = _entities(spec, _run(entities, frames, start - spec.entity_look_back, end))
+    answers = _run(labels, frames, start, end).select(*spec.keys, *LABEL_COLUMNS)
+    return known.join(answers, on=list(spec.keys), how="inner").filter(pl.col("prediction_time") < pl.col("label_time"))
 
 
 def build_training_set(

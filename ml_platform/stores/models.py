@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ml_platform.core.content import digest
-from ml_platform.core.learning import declaration
+from ml_platform.core.digests import digest
 from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.recipe import declaration
 from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel, encode
 from ml_platform.settings import Settings, prepare_environment
 from ml_platform.stores.lake import Lake

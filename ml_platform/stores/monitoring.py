@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.core.drift import DriftReport, Reference, compare, learned
 from ml_platform.core.drift_calibration import METHOD, calibrate
 from ml_platform.core.drift_effects import yardstick
@@ -21,23 +21,19 @@ from ml_platform.core.performance import PerformanceReport, performance
 from ml_platform.core.scoring import score
 from ml_platform.core.training import FittedModel
 from ml_platform.stores.catalog import WHOLE, PartitionState
-from ml_platform.stores.incremental import (
-    Compute,
-    Derivation,
-    Frames,
-    Input,
-    Outcome,
-    Status,
-    day_bounds,
-    days_between,
-    derive,
-)
+from ml_platform.stores.derivation import Compute, Derivation, Frames, Input, day_bounds, days_between
+from ml_platform.stores.incremental import Outcome, Status, derive
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.model_tables import labels_table, predictions_table, training_table
 from ml_platform.stores.models import ModelVersion
-
-REPORTED_DAY = "reported_day"
-"""First instant of the UTC day that a row of a report speaks of."""
+from ml_platform.stores.table_names import (
+    REPORTED_DAY,
+    calibration_table,
+    drift_table,
+    labels_table,
+    performance_table,
+    predictions_table,
+    training_table,
+)
 
 Report = TypeVar("Report", PerformanceReport, DriftReport)
 
@@ -63,21 +59,6 @@ class DriftReference:
         if (policy, limit) not in self._learned:
             self._learned[policy, limit] = learned(policy, self.rows, self.importances, limit)
         return self._learned[policy, limit]
-
-
-def performance_table(spec: ModelSpec) -> str:
-    """The lake table of performance figures."""
-    return f"{spec.name}/performance_report"
-
-
-def drift_table(spec: ModelSpec) -> str:
-    """The lake table of drift figures."""
-    return f"{spec.name}/drift_report"
-
-
-def calibration_table(spec: ModelSpec) -> str:
-    """The lake table of the limit of drift, and of what it finds."""
-    return f"{spec.name}/drift_calibration"
 
 
 def performance_derivation(lake: Lake, spec: ModelSpec, made: dict[str, PerformanceReport] | None = None) -> Derivation:

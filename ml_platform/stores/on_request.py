@@ -13,6 +13,7 @@ import polars as pl
 from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.scoring import score
+from ml_platform.core.view_frames import polars_dtype
 from ml_platform.settings import Settings
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
@@ -73,7 +74,7 @@ def given_rows(manifest: FeatureManifest, spec: ModelSpec, rows: Sequence[Mappin
     columns = [
         column for name in service.views for column in (*manifest.view(name).join_keys, *manifest.view(name).request)
     ]
-    dtypes: dict[str, pl.DataType] = {column.name: column.polars_dtype for column in columns}
+    dtypes: dict[str, pl.DataType] = {column.name: polars_dtype(column) for column in columns}
     dtypes["prediction_time"] = pl.Datetime("us", "UTC")
     for number, row in enumerate(rows, start=1):
         if missing := sorted(set(service.entity_columns) - set(row)):

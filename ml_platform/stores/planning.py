@@ -8,19 +8,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from ml_platform.core.content import digest_mapping
+from ml_platform.core.digests import digest_mapping
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
 from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.derivation import Derivation, day_bounds, days_between
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import Derivation, day_bounds, days_between, stale_days, stale_whole
-from ml_platform.stores.ingest import identities, raw_table, stale_partitions
+from ml_platform.stores.incremental import stale_days, stale_whole
+from ml_platform.stores.ingest import identities, stale_partitions
+from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger
-from ml_platform.stores.model_tables import labels_derivation, predictions_derivation
+from ml_platform.stores.model_tables import predictions_derivation
 from ml_platform.stores.monitoring import drift_derivation, performance_derivation, reportable_days
+from ml_platform.stores.table_names import raw_table
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ml_platform.core.content import content_hash, digest, sort_rows
-from ml_platform.core.learning import as_declared, code_version, learn
+from ml_platform.core.content import content_hash, sort_rows
+from ml_platform.core.digests import digest
+from ml_platform.core.learning import learn
 from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.recipe import as_declared, code_version
 from ml_platform.core.splits import split
 from ml_platform.core.training import DECLARATION_FILE, MODEL_FILE, FittedModel, fit
 from ml_platform.core.tuning import TrialSummary

@@ -8,11 +8,10 @@ import polars as pl
 from ml_platform.core.bootstrap import Figure
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import Evidence, alarms_in_a_row
-from ml_platform.stores.evaluations import evaluation_table
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
-from ml_platform.stores.model_tables import labels_table, training_times
-from ml_platform.stores.monitoring import REPORTED_DAY, drift_table, performance_table
+from ml_platform.stores.model_tables import training_times
+from ml_platform.stores.table_names import REPORTED_DAY, drift_table, evaluation_table, labels_table, performance_table
 from ml_platform.stores.training_requests import TrainingRequests
 
 

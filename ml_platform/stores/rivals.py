@@ -14,8 +14,9 @@ from ml_platform.core.rivals import SERVED_SINCE, Cadence, Tenure, moments, serv
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
-from ml_platform.stores.model_tables import join_features, labels_table, predictions_table
+from ml_platform.stores.model_tables import join_features
 from ml_platform.stores.models import ModelStore
+from ml_platform.stores.table_names import labels_table, predictions_table
 
 
 def labelled_rows(lake: Lake, features: FeatureClient, spec: ModelSpec) -> pl.DataFrame:

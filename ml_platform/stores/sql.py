@@ -3,11 +3,12 @@
 Belongs here: what may be asked, and of what. Which tables there are, the caller says.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import polars as pl
+
+from ml_platform.stores.table_names import sql_name
 
 if TYPE_CHECKING:
     # Imported where it is used: the code location loads without it.
@@ -61,13 +62,6 @@ def query_files(sql: str) -> pl.DataFrame:
     _require_read(sql)
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as connection:
         return pl.DataFrame(connection.sql(sql).pl())
-
-
-def sql_name(table: str) -> str:
-    """How a table is named in SQL: ``raw/arrivals`` is ``raw.arrivals``."""
-    schema, _, name = table.rpartition("/")
-    quoted = [part if re.fullmatch(r"[a-z_][a-z0-9_]*", part) else f'"{part}"' for part in (schema, name)]
-    return ".".join(quoted)
 
 
 def _require_read(sql: str) -> None:

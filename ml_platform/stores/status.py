@@ -19,13 +19,20 @@ from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
 from ml_platform.stores.catalog import PartitionState
 from ml_platform.stores.declarations import Dataset
-from ml_platform.stores.evaluations import evaluation_table
-from ml_platform.stores.ingest import quarantine_table, raw_table
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger, LedgerEntry
-from ml_platform.stores.model_tables import predictions_table, training_table
-from ml_platform.stores.monitoring import REPORTED_DAY, calibration_table, drift_table, performance_table
+from ml_platform.stores.table_names import (
+    REPORTED_DAY,
+    calibration_table,
+    drift_table,
+    evaluation_table,
+    performance_table,
+    predictions_table,
+    quarantine_table,
+    raw_table,
+    training_table,
+)
 
 
 class _Frozen(BaseModel):

@@ -10,13 +10,12 @@ from ml_platform.core.rivals import by_month, paired_difference
 from ml_platform.core.story import AUTOMATED, FROZEN, MONTHLY, Accounts, Story, Training
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.ingest import quarantine_table
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import LedgerEntry
-from ml_platform.stores.model_tables import due_rows, labels_table, predictions_table, training_times
+from ml_platform.stores.model_tables import due_rows, training_times
 from ml_platform.stores.models import ModelStore
-from ml_platform.stores.monitoring import REPORTED_DAY, drift_table
 from ml_platform.stores.rivals import automated, first_champion, frozen, labelled_rows, monthly_on_all_past
+from ml_platform.stores.table_names import REPORTED_DAY, drift_table, labels_table, predictions_table, quarantine_table
 
 TOLD_METRICS: Mapping[Task, tuple[str, ...]] = {Task.BINARY: ("auc", "log_loss"), Task.REGRESSION: ("rmse", "mae")}
 

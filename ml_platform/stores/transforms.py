@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import polars as pl
-
-from ml_platform.core.content import digest, digest_mapping
+from ml_platform.core.digests import digest, digest_mapping
 from ml_platform.core.model_spec import Transform
-from ml_platform.core.source_code import source_digest
+from ml_platform.core.source_code import source_digest, top_level_names
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class TransformError(ValueError):
@@ -25,7 +26,7 @@ class TransformError(ValueError):
 class _Function(Protocol):
     __name__: str
 
-    def __call__(self, *frames: pl.DataFrame, start: datetime, end: datetime, **params: object) -> pl.DataFrame: ...
+    def __call__(self, *frames: "pl.DataFrame", start: datetime, end: datetime, **params: object) -> "pl.DataFrame": ...
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,21 @@ class BoundTransform:
     spec: Transform
     label: str
     code_version: str
-    _function: _Function | None
     _sql: str | None
 
-    def __call__(self, frames: Mapping[str, pl.DataFrame], start: datetime, end: datetime) -> pl.DataFrame:
+    def __call__(self, frames: "Mapping[str, pl.DataFrame]", start: datetime, end: datetime) -> "pl.DataFrame":
         """Run over the inputs, by table name; rows may lie outside ``[start, end)``.
 
         Raises:
             TransformError: it raised or returned no frame; the cause is chained.
         """
+        import polars as pl
+
+        function = None if self.spec.python is None else _function(self.spec.python)
         try:
-            if self._function is not None:
+            if function is not None:
                 given = [frames[name] for name in self.spec.inputs]
-                result = self._function(*given, start=start, end=end, **self.spec.params)
+                result = function(*given, start=start, end=end, **self.spec.params)
             else:
                 result = _run_sql(self._sql or "", frames, start, end)
         except Exception as error:
@@ -64,6 +67,8 @@ class BoundTransform:
 def bind(spec: Transform, folder: Path) -> BoundTransform:
     """Find what a declaration names; SQL paths are relative to ``folder``.
 
+    A function that its module's source names is imported when it is called: what is declared is known without it.
+
     Raises:
         TransformError: no such module, function or file; the message names it.
     """
@@ -72,22 +77,35 @@ def bind(spec: Transform, folder: Path) -> BoundTransform:
         if not path.is_file():
             raise TransformError(f"there is no SQL file {spec.sql!r} in {folder}")
         sql = path.read_text()
-        return BoundTransform(spec, spec.sql, digest(sql, digest_mapping(spec.params)), None, sql)
-    module_name, _, function_name = (spec.python or "").partition(":")
+        return BoundTransform(spec, spec.sql, digest(sql, digest_mapping(spec.params)), sql)
+    python = spec.python or ""
+    module, _, name = python.partition(":")
+    if name not in top_level_names(module):
+        _function(python)  # made when it is imported, or not there
+    return BoundTransform(spec, python, digest(source_digest(module), name, digest_mapping(spec.params)), None)
+
+
+def _function(python: str) -> _Function:
+    """The function that ``package.module:function`` names.
+
+    Raises:
+        TransformError: no such module or function; the message names it.
+    """
+    module_name, _, function_name = python.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise TransformError(f"transform {spec.python!r}: {error}") from error
-    function = getattr(module, function_name, None)
+        raise TransformError(f"transform {python!r}: {error}") from error
+    function: _Function | None = getattr(module, function_name, None)
     if function is None:
         known = ", ".join(sorted(name for name, value in vars(module).items() if callable(value) and name[0] != "_"))
         raise TransformError(f"module {module_name} has no function {function_name!r}; it has: {known}")
-    version = digest(source_digest(module_name), function_name, digest_mapping(spec.params))
-    return BoundTransform(spec, spec.python or "", version, function, None)
+    return function
 
 
-def _run_sql(sql: str, frames: Mapping[str, pl.DataFrame], start: datetime, end: datetime) -> pl.DataFrame:
+def _run_sql(sql: str, frames: "Mapping[str, pl.DataFrame]", start: datetime, end: datetime) -> "pl.DataFrame":
     import duckdb
+    import polars as pl
 
     with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as connection:
         for name, frame in frames.items():

@@ -1,13 +1,15 @@
 """The table of a feature view: rows of its transform that conform to its Feast schema."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from ml_platform.core.content import digest, digest_mapping
+from ml_platform.core.digests import digest, digest_mapping
 from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
-from ml_platform.stores.incremental import Derivation, Frames, Input
+from ml_platform.stores.derivation import Derivation, Frames, Input
 from ml_platform.stores.transforms import BoundTransform
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def view_derivation(view: ViewSpec, transform: BoundTransform) -> Derivation:
@@ -20,9 +22,11 @@ def view_derivation(view: ViewSpec, transform: BoundTransform) -> Derivation:
         raise ValueError(f"view {view.name!r} follows from the request: it has no table")
     keys = [column.name for column in view.join_keys]
 
-    def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
+    def compute(frames: Frames, start: datetime, end: datetime) -> "pl.DataFrame":
         rows = transform({table.removeprefix("raw/"): frame for table, frame in frames.items()}, start, end)
-        return view.conform(rows)
+        from ml_platform.core.view_frames import conform
+
+        return conform(view, rows)
 
     return Derivation(
         table=view.table,

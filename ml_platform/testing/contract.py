@@ -12,19 +12,18 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from ml_platform.assets.model import model_assets
-from ml_platform.core.content import digest
+from ml_platform.core.declared_features import LeakageError
+from ml_platform.core.digests import digest
 from ml_platform.core.feature_manifest import EVENT_TIME, ViewSpec
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.page import shown
 from ml_platform.core.scoring import raw_scores
-from ml_platform.core.splits import LeakageError, split
+from ml_platform.core.splits import split
 from ml_platform.core.training import fit
 from ml_platform.core.tuning import tune
 from ml_platform.settings import prepare_environment
-from ml_platform.stores.model_tables import (
-    labels_table,
-    stored_training_set,
-)
+from ml_platform.stores.model_tables import stored_training_set
+from ml_platform.stores.table_names import labels_table
 from ml_platform.testing.home import ContractHome
 
 _SAMPLED_ROWS = 100

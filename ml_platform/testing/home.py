@@ -22,7 +22,7 @@ from ml_platform.assets.model import model_assets
 from ml_platform.assets.tables import table_asset
 from ml_platform.automation.jobs import dataset_jobs, loop_job_name
 from ml_platform.automation.runs import range_tags
-from ml_platform.core.content import digest
+from ml_platform.core.digests import digest
 from ml_platform.core.feature_manifest import FeatureManifest, ServiceSpec, ViewSpec
 from ml_platform.core.metrics import metric
 from ml_platform.core.model_spec import ModelSpec
@@ -33,22 +33,19 @@ from ml_platform.resources.platform import Platform
 from ml_platform.settings import Settings, load
 from ml_platform.stores.catalog import WHOLE
 from ml_platform.stores.declarations import Dataset, load_dataset
+from ml_platform.stores.derivation import days_between
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import days_between, derive, derive_whole
+from ml_platform.stores.incremental import derive, derive_whole
 from ml_platform.stores.ingest import ingest
+from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import ManualDecision
-from ml_platform.stores.model_tables import (
-    build_training_set,
-    labels_derivation,
-    labels_table,
-    predictions_table,
-    training_table,
-)
+from ml_platform.stores.model_tables import build_training_set
 from ml_platform.stores.models import ModelStore, ModelVersion
 from ml_platform.stores.planning import plan
 from ml_platform.stores.reports import Reports
+from ml_platform.stores.table_names import labels_table, predictions_table, training_table
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
 from ml_platform.testing.landed import cut_up, scramble

@@ -14,8 +14,9 @@ from ml_platform.automation.landing import landing_sensor
 from ml_platform.defs import datasets
 from ml_platform.defs.nyc_flights.replay import Awkward, replay
 from ml_platform.settings import load
+from ml_platform.stores.derivation import days_between
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.incremental import Status, days_between, derive
+from ml_platform.stores.incremental import Status, derive
 from ml_platform.stores.ingest import ingest
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing

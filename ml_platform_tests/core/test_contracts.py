@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from ml_platform.core.contracts import Delivery, FileRefused, Validated, accept, parse_file, validate
-from ml_platform.core.table_spec import TableSpec, polars_schema, quarantine_schema
+from ml_platform.core.table_frames import polars_schema, quarantine_schema
+from ml_platform.core.table_spec import TableSpec
 
 SPEC = TableSpec.model_validate(
     yaml.safe_load("""

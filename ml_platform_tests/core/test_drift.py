@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_platform.core.drift import ColumnDrift, DriftReport, assert_judged, compare, learned, reference_profile
+from ml_platform.core.declared_features import assert_judged
+from ml_platform.core.drift import ColumnDrift, DriftReport, compare, learned, reference_profile
 from ml_platform.core.model_spec import DriftPolicy
 from ml_platform_tests.core.drift_examples import IMPORTANCES, parcels
 

@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
+from ml_platform.core.declared_features import LeakageError
 from ml_platform.core.evaluation import EvaluationReport, baseline_scores, evaluate, slice_groups
 from ml_platform.core.model_spec import Baseline
 from ml_platform.core.scoring import raw_scores
-from ml_platform.core.splits import LeakageError, split
+from ml_platform.core.splits import split
 from ml_platform.core.training import fit
 from ml_platform.core.tuning import tune
 from ml_platform_tests.core.learning_examples import FEATURES, START, minutes, parcels, regression_spec, spec

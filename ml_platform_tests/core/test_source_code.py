@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.core.source_code import source_digest
+from ml_platform.core.source_code import source_digest, top_level_names
 
 FILES = {
     "__init__.py": "",
@@ -33,6 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in [name for name in sys.modules if name.partition(".")[0] == folder.name]:
         del sys.modules[name]
     source_digest.cache_clear()
+    top_level_names.cache_clear()
 
 
 def digest_anew() -> str:
@@ -62,3 +63,17 @@ def test_the_platforms_own_code_counts(project: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(ml_platform.core.durations.__spec__, "origin", str(durations))
     assert digest_anew() != before
+
+
+def test_sources_are_read_without_importing_them(project: Path) -> None:
+    (project / "transforms.py").write_text(FILES["transforms.py"] + "raise RuntimeError('it was imported')\n")
+    assert digest_anew()
+
+
+def test_names_are_those_at_the_top_of_a_module(project: Path) -> None:
+    (project / "named.py").write_text(
+        "import json as text\nfrom .near import twice\nlimit = 3\n\n\nclass Kind:\n    inner = 1\n\n\n"
+        "def rows(frame):\n    local = frame\n    return local\n\n\nglobals()['late'] = rows\n"
+    )
+    assert top_level_names("project_of_a_test.named") == {"text", "twice", "limit", "Kind", "rows"}
+    assert top_level_names("project_of_a_test.absent") == top_level_names("absent_project.named") == frozenset()

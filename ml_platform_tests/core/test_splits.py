@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_platform.core.declared_features import LeakageError, assert_no_outcomes
 from ml_platform.core.model_spec import Windows
-from ml_platform.core.splits import LeakageError, assert_no_leakage, assert_no_outcomes, folds, split
+from ml_platform.core.splits import assert_no_leakage, folds, split
 from ml_platform_tests.core.learning_examples import START, parcels
 
 HOUR = timedelta(hours=1)

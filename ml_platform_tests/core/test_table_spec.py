@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ml_platform.core.table_spec import TableSpec, polars_schema
+from ml_platform.core.table_frames import polars_schema
+from ml_platform.core.table_spec import TableSpec
 
 
 def declared(**changes: Any) -> dict[str, Any]:

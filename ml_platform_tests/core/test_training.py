@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_platform.core.declared_features import LeakageError
 from ml_platform.core.model_spec import Task
-from ml_platform.core.splits import LeakageError
 from ml_platform.core.training import (
     FittedModel,
     base_params,

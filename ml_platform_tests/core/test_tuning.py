@@ -5,7 +5,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ml_platform.core.splits import LeakageError, folds
+from ml_platform.core.declared_features import LeakageError
+from ml_platform.core.splits import folds
 from ml_platform.core.training import base_params, dataset, learn_categories
 from ml_platform.core.tuning import TrialSummary, study_name, tune
 from ml_platform_tests.core.learning_examples import FEATURES, minutes, parcels, regression_spec, spec

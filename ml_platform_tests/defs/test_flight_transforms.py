@@ -8,6 +8,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from ml_platform.core.feature_manifest import FeatureManifest
+from ml_platform.core.view_frames import conform, polars_dtype
 from ml_platform.core.windows import MOMENT
 from ml_platform.defs.nyc_flights import transforms
 from ml_platform.settings import load
@@ -191,9 +192,9 @@ def test_every_feast_view_is_computed_with_the_columns_and_types_it_declares(man
     }
     for name, spec in declared.items():
         rows = bind(spec, FOLDER)({table: tables[table] for table in spec.inputs}, START, END)
-        stored = manifest.view(name).conform(rows)
+        stored = conform(manifest.view(name), rows)
         assert stored.height > 0
-        types = {column.name: column.polars_dtype for column in manifest.view(name).columns}
+        types = {column.name: polars_dtype(column) for column in manifest.view(name).columns}
         assert {column: dtype for column, dtype in rows.schema.items() if column != MOMENT} == types
 
 

@@ -38,10 +38,10 @@ from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import derive, derive_whole
 from ml_platform.stores.ingest import ingest
 from ml_platform.stores.instance import prepare_dagster_home
+from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.ledger import Ledger
-from ml_platform.stores.model_tables import labels_derivation
 from ml_platform.stores.planning import Plan, days_between_names, plan
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ml_platform import cli
-from ml_platform.assets.training import why
+from ml_platform.assets.steps.training import why
 from ml_platform.core.content import content_hash
 from ml_platform.core.model_spec import Baseline
 from ml_platform.settings import Settings, load

@@ -11,7 +11,7 @@ from ml_platform.core.promotion import Decision
 from ml_platform.core.rivals import SERVED_SINCE, Tenure, known, serve
 from ml_platform.core.training import FittedModel, fit
 from ml_platform.settings import load
-from ml_platform.stores.incremental import days_between
+from ml_platform.stores.derivation import days_between
 from ml_platform.stores.model_tables import predict
 from ml_platform.stores.models import ModelStore
 from ml_platform.stores.rivals import automated, first_champion, frozen, labelled_rows, monthly_on_all_past

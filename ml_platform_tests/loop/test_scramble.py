@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from ml_platform.core.table_spec import ColumnSpec, ColumnType, TableSpec
-from ml_platform.stores.model_tables import build_training_set, labels_table, training_table
+from ml_platform.stores.model_tables import build_training_set
+from ml_platform.stores.table_names import labels_table, training_table
 from ml_platform_tests.loop.homes import FLIGHTS, Home
 
 T = datetime(2013, 1, 15, 9, 37, 20, tzinfo=UTC)

@@ -9,16 +9,8 @@ import pytest
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.stores.incremental import Status
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.model_tables import predictions_table
-from ml_platform.stores.monitoring import (
-    DriftReference,
-    Reports,
-    calibrate_drift,
-    calibrated,
-    calibration_table,
-    drift_table,
-    report_drift,
-)
+from ml_platform.stores.monitoring import DriftReference, Reports, calibrate_drift, calibrated, report_drift
+from ml_platform.stores.table_names import calibration_table, drift_table, predictions_table
 from ml_platform_tests.core.drift_examples import IMPORTANCES, parcels
 from ml_platform_tests.core.learning_examples import spec
 

@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 
 from ml_platform import settings as platform_settings
 from ml_platform.core.feature_manifest import EVENT_TIME, ColumnSpec, FeatureManifest, ViewSpec
+from ml_platform.core.view_frames import polars_dtype
 from ml_platform.settings import PROJECT_ROOT, Settings
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
@@ -47,7 +48,7 @@ def invented_rows(view: ViewSpec, seed: int) -> pl.DataFrame:
     def values(column: ColumnSpec) -> pl.Series:
         numbers = random.integers(0, 1000, count)
         series = pl.Series(column.name, [f"v{n}" for n in numbers] if column.dtype == "String" else numbers)
-        return series.cast(column.polars_dtype).set(pl.Series(random.random(count) < 0.2), None)
+        return series.cast(polars_dtype(column)).set(pl.Series(random.random(count) < 0.2), None)
 
     return pl.DataFrame(
         [pl.Series(key.name, random.choice(KEYS[key.name], count)) for key in view.join_keys]

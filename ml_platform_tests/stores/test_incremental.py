@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ml_platform.stores.incremental import FOREVER, Derivation, Input, derive, stale_days
+from ml_platform.stores.derivation import FOREVER, Derivation, Input
+from ml_platform.stores.incremental import derive, stale_days
 from ml_platform.stores.lake import Lake
 
 START = datetime(2024, 2, 28, tzinfo=UTC)

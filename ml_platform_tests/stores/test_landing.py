@@ -14,9 +14,10 @@ import pytest
 
 from ml_platform.core.table_spec import TableSpec
 from ml_platform.stores import landing as landing_module
-from ml_platform.stores.ingest import identities, ingest, raw_table, stale_partitions
+from ml_platform.stores.ingest import identities, ingest, stale_partitions
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing, watermark
+from ml_platform.stores.table_names import raw_table
 
 COLUMNS = [
     {"name": "gauge", "type": "text", "description": "Where."},

@@ -10,9 +10,8 @@ from ml_platform.core.performance import FRAME_SCHEMA
 from ml_platform.core.promotion import Decision, GateResult
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
-from ml_platform.stores.model_tables import labels_table, training_table
-from ml_platform.stores.monitoring import REPORTED_DAY, drift_table, performance_table
 from ml_platform.stores.retraining import gather
+from ml_platform.stores.table_names import REPORTED_DAY, drift_table, labels_table, performance_table, training_table
 from ml_platform_tests.core.learning_examples import spec
 
 AS_OF = datetime(2013, 4, 1, tzinfo=UTC)

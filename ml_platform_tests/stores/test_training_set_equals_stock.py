@@ -12,7 +12,8 @@ from ml_platform.defs import model
 from ml_platform.settings import load
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.model_tables import labels_table, stored_training_set
+from ml_platform.stores.model_tables import stored_training_set
+from ml_platform.stores.table_names import labels_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 
