@@ -28,6 +28,11 @@ _ROWS, _ROUNDS = 4, 2
 FEWEST_ROWS = 4_000
 """A sample has no fewer: boosting fewer rows is hardly cheaper, and what it finds is chance."""
 
+FIRST_RUNG = 1
+
+PATIENCE = HALVING_REDUCTION**2
+"""Trials that may begin before one must become complete, whatever it is worth."""
+
 _LIVING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -58,13 +63,14 @@ def rungs(training_rows: int, max_rounds: int) -> list[Rung]:
 class HalvingPruner(BasePruner):
     """Gives up a trial unless it is among the best fifth of those that reached its rung, which is its last ``step``.
 
-    Until five have reached a rung none passes, but for the last rung, which is passed by whatever is the best so far.
+    None passes the first rung until five have reached it; the others are passed by whatever is the best so far, too. If
+    chance lets none become complete, the first that comes after :data:`PATIENCE` trials is.
 
-    It differs in three things from Optuna's SuccessiveHalvingPruner. That lets the best so far pass every rung, by
-    which the first trials spend most of what there is. Trials whose worker was killed do not count here: they are made
-    again with the same draw and would count twice, and a resumed study would not end as an uninterrupted one. And until
-    one trial is complete none is given up: the best of a rung could die after it had outdone all others, and no trial
-    would ever be complete.
+    It differs in three things from Optuna's SuccessiveHalvingPruner. That lets the best so far pass the first rung too,
+    so that the first trial, the dearest of all, is drawn at random, and those drawn after it lie near it. Trials whose
+    worker was killed do not count here: they are made again with the same draw and would count twice, and a resumed
+    study would not end as an uninterrupted one. And some trial is always complete: the best of a rung could die after
+    it had outdone all others.
     """
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
@@ -73,10 +79,11 @@ class HalvingPruner(BasePruner):
         if rung is None:
             return False
         others = [t for t in study.get_trials(deepcopy=False, states=_LIVING) if t.number != trial.number]
-        if not any(t.state is TrialState.COMPLETE for t in others):
+        begun = sum(FIRST_RUNG in t.intermediate_values for t in others)
+        if begun >= PATIENCE and not any(t.state is TrialState.COMPLETE for t in others):
             return False
         value = trial.intermediate_values[rung]
         reached = [value, *(t.intermediate_values[rung] for t in others if rung in t.intermediate_values)]
-        passing = max(int(rung == HALVING_RUNGS), len(reached) // HALVING_REDUCTION)
+        passing = max(int(rung > FIRST_RUNG), len(reached) // HALVING_REDUCTION)
         best = sorted(reached, key=lambda loss: (math.isnan(loss), loss))[:passing]
         return not any(value <= loss for loss in best)

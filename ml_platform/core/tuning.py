@@ -126,7 +126,7 @@ def tune(
     With ``pruning: halving`` a trial first boosts the newest fold alone, on one thread: some of its rows for some of
     the rounds, and if it is among the best fifth of those that did so before, more (:mod:`ml_platform.core.halving`).
     Only what passes every rung boosts all folds, and only that can be the best. TPE learns from the others too: it
-    holds those better that came further. In a study of several workers, none gives a trial up until one is complete.
+    holds those better that came further.
 
     If several workers are declared, this is one more of them: it makes what is left, and ends when all is made.
 

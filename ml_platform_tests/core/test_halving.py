@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 import ml_platform.core.tuning as tuning
-from ml_platform.core.halving import HalvingPruner, Rung, rungs
+from ml_platform.core.halving import PATIENCE, HalvingPruner, Rung, rungs
 from ml_platform.core.learning import as_declared, code_version, declaration
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.splits import folds
@@ -50,60 +50,48 @@ def passed(rung: int, *losses: float) -> list[bool]:
     return answers
 
 
-@pytest.mark.parametrize("rung", [1, 2])
-def test_a_rung_is_passed_by_the_best_fifth_so_far(rung: int) -> None:
-    assert passed(rung, 5, 6, 4, 3, 2, 2, 1, 1.5, 1.5, 1.5) == [
-        True,
-        *[False] * 3,
-        True,
-        True,
-        True,
-        False,
-        False,
-        True,
-    ]
+def test_the_first_rung_is_passed_by_the_best_fifth_so_far() -> None:
+    assert passed(1, 5, 6, 4, 3, 2, 2, 1, 1.5, 1.5, 1.5) == [*[False] * 4, True, True, True, False, False, True]
     first_nine = (1, 2, 3, 4, 5, 6, 7, 8, 9)
-    assert passed(rung, *first_nine, 2.5) == [True, *[False] * 9]
-    assert passed(rung, *first_nine, 1.5) == [True, *[False] * 8, True]
+    assert passed(1, *first_nine, 2.5) == [False] * 10
+    assert passed(1, *first_nine, 1.5) == [*[False] * 9, True]
 
 
-def test_the_last_rung_is_passed_by_the_best_so_far_too() -> None:
-    assert passed(3, 5, 6, 4, 3, 7, 2) == [True, False, True, True, False, True]
+@pytest.mark.parametrize("rung", [2, 3])
+def test_the_other_rungs_are_passed_by_the_best_so_far_too(rung: int) -> None:
+    assert passed(rung, 5, 6, 4, 3, 7, 2) == [True, False, True, True, False, True]
+    assert passed(rung, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1.5) == [True, *[False] * 8, True]
 
 
 def test_a_loss_that_is_no_number_does_not_pass_and_stands_in_no_ones_way() -> None:
-    study = optuna.create_study(pruner=HalvingPruner())
-    study.add_trial(optuna.trial.create_trial(value=1.0, intermediate_values={1: 5.0}))
-    for _ in range(3):
-        lost = study.ask()
-        lost.report(math.nan, step=1)
-        assert lost.should_prune()
-        study.tell(lost, state=TrialState.PRUNED)
-    good = study.ask()
-    good.report(2.0, step=1)
-    assert not good.should_prune()
+    assert passed(1, *[math.nan] * 4, 2.0, 1.0) == [*[False] * 4, True, True]
 
 
-def test_rungs_are_compared_apart_and_none_gives_up_before_one_trial_is_complete() -> None:
+def test_rungs_are_compared_apart() -> None:
     study = optuna.create_study(pruner=HalvingPruner())
     first, second = study.ask(), study.ask()
     for trial, loss in ((first, 1.0), (second, 2.0)):
         assert not trial.should_prune()
-        trial.report(loss, step=1)
-        assert not trial.should_prune()
-    first.report(3.0, step=3)
-    study.tell(first, 3.0)
+        trial.report(loss, step=2)
     assert second.should_prune()
+    assert not first.should_prune()
+    first.report(3.0, step=3)
     second.report(2.5, step=3)
     assert not second.should_prune()
+    assert first.should_prune()
+
+
+def test_some_trial_becomes_complete_however_much_worse_each_is_than_the_last() -> None:
+    worse_and_worse = passed(1, *range(40))
+    assert worse_and_worse.index(True) == PATIENCE
+    assert sum(worse_and_worse) == 1
 
 
 def test_a_trial_whose_worker_died_does_not_count() -> None:
     study = optuna.create_study(pruner=HalvingPruner())
-    study.add_trial(optuna.trial.create_trial(value=2.0, intermediate_values={3: 2.0}))
     dead, again = study.ask(), study.ask()
-    dead.report(1.0, step=3)
-    again.report(1.5, step=3)
+    dead.report(1.0, step=2)
+    again.report(1.5, step=2)
     assert again.should_prune()
     study.tell(dead, state=TrialState.FAIL)
     assert not again.should_prune()
@@ -126,7 +114,8 @@ def test_most_trials_are_given_up_early_and_the_best_is_a_finished_one(found: Tu
     assert found.trials.filter(state="pruned").filter(rung=1)["rounds"].max() <= 10
     assert found.best_trial in complete["trial"]
     assert found.best_value == complete["value"].min()
-    assert found.trials["best_value"].to_list() == sorted(found.trials["best_value"], reverse=True)
+    best_so_far = found.trials["best_value"].drop_nulls().to_list()
+    assert best_so_far == sorted(best_so_far, reverse=True)
 
 
 def test_what_passed_every_rung_is_worth_what_it_is_worth_without_rungs(found: TuningResult) -> None:
