@@ -145,7 +145,8 @@ def test_workers_that_halve_make_exactly_the_declared_trials_though_one_is_kille
         made = one.end() + two.end()
     trials = trials_of(database, "halving")
     assert_each_place_is_made_once(trials, 125)
-    assert made == 125 - 3
+    by = Counter(t.user_attrs[WORKER] for t in trials if t.state in FINISHED)
+    assert made == by["one"] + by["two"] == 125 - by["victim"] >= 125 - 3
     states = Counter(t.state for t in trials if t.state in FINISHED)
     assert states[TrialState.COMPLETE] > 0
     assert states[TrialState.PRUNED] > 63
