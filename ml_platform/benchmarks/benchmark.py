@@ -35,6 +35,7 @@ class Benchmark:
         beside: what the reference is, in words; empty where there is none.
         reference: the command that does the same otherwise.
         bounds: what must be reached.
+        shows: the figures told where nothing must be reached.
         rounds: how often each is run, in turn, so that a busy machine slows both.
         tells: the commands print their own figures.
         same_answer: the figure ``answer`` of both must be equal.
@@ -52,6 +53,7 @@ class Benchmark:
     beside: str = ""
     reference: Sequence[str] = ()
     bounds: Sequence[Bound] = ()
+    shows: Sequence[str] = ("seconds", "gigabytes")
     rounds: int = 5
     tells: bool = False
     same_answer: bool = False

@@ -18,7 +18,6 @@ from ml_platform.benchmarks.measuring import Figures
 from ml_platform.core import plots
 
 _LIBRARIES = ("dagster", "feast", "polars", "duckdb", "deltalake", "lightgbm", "optuna", "mlflow")
-_SHOWN_WITHOUT_BOUND = ("seconds", "gigabytes")
 _UNITS = {
     "seconds": "s",
     "cpu_seconds": "CPU s",
@@ -83,11 +82,11 @@ def entry(measured: Measured, *, rows: float, commit: str, note: str = "") -> di
 
 
 def lines(measured: Measured) -> list[Line]:
-    """The figures of a benchmark that are judged; where none is, its seconds and memory."""
+    """The figures of a benchmark that are judged; where none is, those it shows."""
     benchmark = measured.benchmark
     asked: list[tuple[Bound, bool | None]] = [(verdict.bound, verdict.holds) for verdict in measured.verdicts()]
     found = []
-    for bound, holds in asked or [(Bound(figure), None) for figure in _SHOWN_WITHOUT_BOUND]:
+    for bound, holds in asked or [(Bound(figure), None) for figure in benchmark.shows]:
         value, beside = middle(measured.command, bound.figure), middle(measured.reference, bound.figure)
         found.append(
             Line(

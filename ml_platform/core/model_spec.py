@@ -91,6 +91,13 @@ class SearchRange(Spec):
         return self
 
 
+HALVING_REDUCTION, HALVING_RUNGS = 5, 3
+"""Of so many trials that reach a rung one passes it, and how many rungs there are before a trial is made whole."""
+
+HALVING_TRIALS = HALVING_REDUCTION**HALVING_RUNGS
+"""Of fewer trials none would have been chosen by every rung."""
+
+
 class Tuning(Spec):
     """The trial budget and what is searched. Everything not searched is in ``fixed``."""
 
@@ -106,15 +113,31 @@ class Tuning(Spec):
         description="Steps that share the trials, each in a process of its own (docs/adr/0011); with one, a study "
         "comes out the same every time.",
     )
+    pruning: Literal["median", "halving"] = Field(
+        default="median",
+        description="How trials are given up: `median` those worse than half of the others at the same point; "
+        "`halving` four of five at each of three rungs, the first of which costs little (docs/adr/0013), for at least "
+        f"{HALVING_TRIALS} trials.",
+    )
     search: dict[str, SearchRange] = Field(min_length=1)
     fixed: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _enough_to_halve(self) -> Self:
+        if self.pruning == "halving" and self.trials < HALVING_TRIALS:
+            raise ValueError(
+                f"`pruning: halving` of {self.trials} trials: it keeps one of {HALVING_TRIALS}, so give at "
+                f"least {HALVING_TRIALS} `trials`, or leave it at `pruning: median`"
+            )
+        return self
+
     @model_serializer(mode="wrap")
-    def _as_before_workers(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Studies and code versions are named by what this gives: what one worker makes is still called what it was.
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Studies and code versions are named by what this gives: what was there before these fields keeps its name.
         dumped: dict[str, Any] = dump(self)
-        if self.workers == 1:
-            dumped.pop("workers", None)
+        for name in ("workers", "pruning"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                dumped.pop(name, None)
         return dumped
 
 

@@ -155,13 +155,17 @@ def score_distribution(
 
 
 def study_history(trials: pl.DataFrame, *, title: str, metric: str) -> bytes:
-    """Every trial of a study (``trial``, ``state``, ``value``, ``best_value``): loss and best so far."""
+    """Every trial of a study (``trial``, ``state``, ``value``, ``best_value``): loss and best so far.
+
+    With a column ``rung`` those given up are shown by what they had on it, which is not the mean over folds.
+    """
+    seen = "pruned at a rung" if "rung" in trials.columns else "pruned"
 
     def draw(axes: "Axes") -> None:
         complete, pruned = (trials.filter(pl.col("state") == state) for state in ("complete", "pruned"))
         axes.scatter(complete["trial"], complete["value"], color=BLUE, label=f"complete ({complete.height})", zorder=3)
         axes.scatter(
-            pruned["trial"], pruned["value"], color=ORANGE, marker="x", label=f"pruned ({pruned.height})", zorder=3
+            pruned["trial"], pruned["value"], color=ORANGE, marker="x", label=f"{seen} ({pruned.height})", zorder=3
         )
         axes.step(trials["trial"], trials["best_value"], where="post", color=GREEN, label="best so far")
         axes.set(xlabel="trial", ylabel=f"mean validation {metric} over folds")

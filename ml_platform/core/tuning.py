@@ -70,7 +70,9 @@ class TuningResult:
 
     ``rounds`` is the median over folds of the best trial's best rounds; ``fold_values`` are its validation losses
     by fold, oldest first; ``trials`` has a row per finished trial: ``trial``, ``state`` (complete or
-    pruned), ``value``, ``best_value`` (so far), ``rounds`` and a column per searched parameter.
+    pruned), ``value``, ``best_value`` (so far), ``rounds`` and a column per searched parameter. Where trials are halved
+    it also has ``rung``, the one (from 1) at which a trial was given up, null if none: its ``value`` and ``rounds`` are
+    those of that rung, and to be compared with others of it alone.
     """
 
     study_name: str
@@ -122,6 +124,11 @@ def tune(
     ``early_stopping_rounds``. Bins are made once from all of ``train`` (feature quantiles, never labels, are shared
     between folds).
 
+    With ``pruning: halving`` a trial first boosts the newest fold alone, on one thread: some of its rows for some of
+    the rounds, and if it is among the best fifth of those that did so before, more (:mod:`ml_platform.core.halving`).
+    Only what passes every rung boosts all folds, and only that can be the best. TPE learns from the others too: it
+    holds those better that came further.
+
     If several workers are declared, this is one more of them: it makes what is left, and ends when all is made.
 
     Args:
@@ -150,8 +157,8 @@ def tune(
         study.tell(zombie.number, state=TrialState.FAIL)
     finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     if finished < spec.tuning.trials:
-        data = _fold_data(spec, train.sort(spec.keys), features)
-        with ThreadPoolExecutor(min(spec.tuning.threads, len(data)), initializer=_set_up) as workers:
+        data = _study_data(spec, train.sort(spec.keys), features)
+        with ThreadPoolExecutor(min(spec.tuning.threads, len(data.folds)), initializer=_set_up) as workers:
             objective = partial(_objective, spec, workers, data)
             for index in range(finished, spec.tuning.trials):
                 study.sampler = _sampler(spec, index)
@@ -217,8 +224,8 @@ def _share(
         objective: Callable[[optuna.Trial], float] | None = None
         while (claim := shared.claim(spec.seed, partial(_tpe, spec, shared=True))) is not None:
             if objective is None:
-                data = _fold_data(spec, train.sort(spec.keys), features)
-                threads = min(spec.tuning.threads, len(data))
+                data = _study_data(spec, train.sort(spec.keys), features)
+                threads = min(spec.tuning.threads, len(data.folds))
                 workers = stack.enter_context(ThreadPoolExecutor(threads, initializer=_set_up))
                 objective = partial(_objective, spec, workers, data)
             told = shared.make(claim, objective)
@@ -246,11 +253,21 @@ def _open(
         storage=storage,
         load_if_exists=True,
         direction="minimize",
-        pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=max(1, spec.tuning.startup_trials), n_warmup_steps=WARMUP_PROGRESS
-        ),
+        pruner=_pruner(spec),
     )
     return study, storage
+
+
+def _pruner(spec: ModelSpec) -> "optuna.pruners.BasePruner":
+    import optuna
+
+    if spec.tuning.pruning == "halving":
+        from ml_platform.core.halving import HalvingPruner
+
+        return HalvingPruner()
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=max(1, spec.tuning.startup_trials), n_warmup_steps=WARMUP_PROGRESS
+    )
 
 
 def _storage(url: str | None) -> "optuna.storages.BaseStorage | None":
@@ -302,8 +319,24 @@ def _tpe(spec: ModelSpec, seed: int, *, shared: bool = False) -> "optuna.sampler
 FoldData = tuple["lgb.Dataset", "lgb.Dataset"]
 
 
-def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) -> list[FoldData]:
-    """Each fold's training and validation part of rows binned together."""
+@dataclass(frozen=True)
+class _Rung:
+    """Part of the newest fold's training rows and all it validates on, and for how many rounds at most."""
+
+    data: FoldData
+    rounds: int
+
+
+@dataclass(frozen=True)
+class _StudyData:
+    """Training and validation part of each fold, oldest first, and the rungs below them where trials are halved."""
+
+    folds: list[FoldData]
+    rungs: list[_Rung]
+
+
+def _study_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) -> _StudyData:
+    """All that trials are made of, from rows that are binned together."""
     binned = dataset(spec, train, features, learn_categories(train, features))
 
     def part(rows: Any) -> "lgb.Dataset":
@@ -312,7 +345,24 @@ def _fold_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) ->
     def both(fold: Fold) -> FoldData:
         return part(fold.train_rows), part(fold.validation_rows)
 
-    return [both(fold) for fold in folds(train, spec.windows)]
+    parts = folds(train, spec.windows)
+    whole = [both(fold) for fold in parts]
+    if spec.tuning.pruning == "median":
+        return _StudyData(whole, [])
+    from ml_platform.core.halving import rungs
+
+    newest, (training, validation) = parts[-1].train_rows, whole[-1]
+    # Each sample is part of the next, and the same for every trial: chance favours none of them.
+    order = np.random.default_rng(spec.seed).permutation(newest)
+    return _StudyData(
+        whole,
+        [
+            _Rung(
+                (training if rung.rows == len(newest) else part(np.sort(order[: rung.rows])), validation), rung.rounds
+            )
+            for rung in rungs(len(newest), spec.tuning.max_rounds)
+        ],
+    )
 
 
 def _set_up() -> None:
@@ -328,31 +378,33 @@ def _set_up() -> None:
 def _objective(
     spec: ModelSpec,
     workers: ThreadPoolExecutor,
-    data: list[FoldData],
+    data: _StudyData,
     trial: "optuna.Trial",
 ) -> float:
-    """Mean validation loss of a trial's parameters at its best round.
+    """Mean validation loss over folds of a trial's parameters at its best round.
 
     A fold has one thread. Two wait for each other at every node of every tree, which took twice as long, and the order
     in which they end shows in the last digit of the loss.
     """
-    import lightgbm as lgb
     import optuna
 
     params: Params = {**base_params(spec), **suggest(spec, trial), **_ONE_THREAD}
-    boosters = [lgb.Booster(params=dict(params), train_set=training) for training, _ in data]
-    for booster, (_, validation) in zip(boosters, data, strict=True):
-        booster.add_valid(validation, "validation")
+    climbed = _climb(spec, workers, params, data.rungs, trial)
+    boosters = [_booster(params, part) for part in data.folds[: len(data.folds) - len(climbed)]]
+    found: list[list[float]] = [[] for _ in boosters]
+    for booster, losses_so_far in climbed:
+        boosters.append(booster)
+        found.append(losses_so_far)
     curves = np.full((spec.tuning.max_rounds, len(boosters)), np.inf)
     learning_rate = float(params.get("learning_rate", 0.1))
     best = 0
-    with closing(_losses(workers, boosters, spec.tuning.max_rounds)) as losses:
+    with closing(_losses(workers, boosters, found, spec.tuning.max_rounds)) as losses:
         for round_, curves[round_] in enumerate(losses):
             if curves[round_].mean() < curves[best].mean():
                 best = round_
             # Trials are compared at equal learning_rate * rounds: by rounds alone, slow learners would be pruned.
             progress = int((round_ + 1) * learning_rate + 1e-9)
-            if progress > int(round_ * learning_rate + 1e-9):
+            if not climbed and progress > int(round_ * learning_rate + 1e-9):
                 trial.report(float(curves[best].mean()), step=progress)
                 if trial.should_prune():
                     trial.set_user_attr("rounds", round_ + 1)
@@ -365,16 +417,50 @@ def _objective(
     return float(curves[best].mean())
 
 
+def _booster(params: Params, data: FoldData) -> "lgb.Booster":
+    import lightgbm as lgb
+
+    training, validation = data
+    booster = lgb.Booster(params=dict(params), train_set=training)
+    booster.add_valid(validation, "validation")
+    return booster
+
+
+def _climb(
+    spec: ModelSpec, workers: ThreadPoolExecutor, params: Params, rungs: Sequence[_Rung], trial: "optuna.Trial"
+) -> list[tuple["lgb.Booster", list[float]]]:
+    """Boost from rung to rung as long as the trial passes; what the last left: the newest fold's booster and losses.
+
+    It is judged by the best loss of the rung. Each rung begins anew, as it has other rows.
+    """
+    import optuna
+
+    top: list[tuple[lgb.Booster, list[float]]] = []
+    for number, rung in enumerate(rungs, start=1):
+        booster, losses = _booster(params, rung.data), list[float]()
+        while len(losses) < rung.rounds and not _stopped(losses, spec.tuning.early_stopping_rounds):
+            losses += workers.submit(_boost, booster, min(_TOGETHER, rung.rounds - len(losses))).result()
+        trial.report(min(losses), step=number)
+        if trial.should_prune():
+            trial.set_user_attr("rounds", len(losses))
+            raise optuna.TrialPruned
+        top = [(booster, losses)]
+    return top
+
+
+def _stopped(losses: Sequence[float], patience: int) -> bool:
+    return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
+
+
 def _losses(
-    workers: ThreadPoolExecutor, boosters: Sequence["lgb.Booster"], rounds: int
+    workers: ThreadPoolExecutor, boosters: Sequence["lgb.Booster"], found: list[list[float]], rounds: int
 ) -> Generator[list[float], None, None]:
-    """Each round's validation losses by fold, in order.
+    """Each round's validation losses by fold, in order; ``found`` are those of rounds already boosted.
 
     Folds are boosted side by side, and none waits for the others at every round: three folds on two threads would leave
     one idle for a quarter of the time. None runs far ahead either: what is boosted beyond the last round that is asked
     for is in vain.
     """
-    found: list[list[float]] = [[] for _ in boosters]
     running: dict[Future[list[float]], int] = {}
     told = 0
     try:
@@ -456,12 +542,14 @@ def _result(spec: ModelSpec, study: "optuna.Study", finished: "list[optuna.trial
     best_value, _, best = min(
         (t.value, _place(t), t) for t in finished if t.state is TrialState.COMPLETE and t.value is not None
     )
+    halved = spec.tuning.pruning == "halving"
     rows = [
         {
             "trial": _place(t),
             "state": t.state.name.lower(),
             "value": t.value,
             "rounds": t.user_attrs["rounds"],
+            **({"rung": t.last_step if t.state is TrialState.PRUNED else None} if halved else {}),
             **t.params,
         }
         for t in finished

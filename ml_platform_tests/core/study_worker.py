@@ -1,7 +1,8 @@
 """A process that is one worker of a shared study on the parcels; in one of its trials it may wait to be told to go on.
 
-Called with the storage's URL, the study's name, its own name, how many trials the study is to have, and which trial of
-its own it waits in (-1: none). It prints a line when it is ready, and one when it is in that trial.
+Called with the storage's URL, the study's name, its own name, how many trials the study is to have, which trial of
+its own it waits in (-1: none), and how trials are pruned. It prints a line when it is ready, and one when it is in that
+trial.
 """
 
 import sys
@@ -13,9 +14,9 @@ from ml_platform_tests.core.learning_examples import FEATURES, parcels, spec
 PULSE = Pulse(beat=0.2, silence=3.0)
 
 
-def main(url: str, name: str, worker: str, trials: str, hangs_in: str) -> None:
+def main(url: str, name: str, worker: str, trials: str, hangs_in: str, pruning: str) -> None:
     """Work until the study is complete, or for ever."""
-    declared = spec(tuning={"trials": int(trials), "workers": 2})
+    declared = spec(tuning={"trials": int(trials), "workers": 2, "pruning": pruning})
     make, begun = tuning.SharedStudy.make, 0
 
     def watched(shared, claim, objective):

@@ -69,6 +69,8 @@ def test_scores_of_training_and_predictions_are_drawn_side_by_side():
 def test_a_study_is_drawn_with_its_pruned_trials():
     assert_picture(plots.study_history(TRIALS, title="study", metric="log loss"))
     assert_picture(plots.study_history(TRIALS[:1], title="study", metric="log loss"))
+    halved = TRIALS.with_columns(rung=pl.when(state="pruned").then(1), best_value=None)
+    assert_picture(plots.study_history(halved, title="study", metric="log loss"))
 
 
 @pytest.mark.parametrize("with_interval", [True, False])

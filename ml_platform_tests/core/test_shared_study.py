@@ -45,9 +45,14 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 class Worker:
     """A process of ``study_worker``."""
 
-    def __init__(self, url: str, study: str, name: str, trials: int, hangs_in: int = -1) -> None:
+    def __init__(
+        self, url: str, study: str, name: str, trials: int, hangs_in: int = -1, pruning: str = "median"
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ml_platform_tests.core.study_worker", url, study, name, str(trials), str(hangs_in)],
+            [
+                *(sys.executable, "-m", "ml_platform_tests.core.study_worker"),
+                *(url, study, name, str(trials), str(hangs_in), pruning),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -74,9 +79,9 @@ class Worker:
 
 
 @contextmanager
-def workers(url: str, study: str, trials: int, **hangs_in: int) -> Iterator[list[Worker]]:
+def workers(url: str, study: str, trials: int, pruning: str = "median", **hangs_in: int) -> Iterator[list[Worker]]:
     """Workers of one study, by name, each with the trial it hangs in (-1: none); those left are killed at the end."""
-    made = [Worker(url, study, name, trials, hanging) for name, hanging in hangs_in.items()]
+    made = [Worker(url, study, name, trials, hanging, pruning) for name, hanging in hangs_in.items()]
     try:
         yield made
     finally:
@@ -128,6 +133,32 @@ def test_the_trial_of_a_worker_that_is_killed_is_made_by_another(database: str) 
     [again] = [t for t in trials if t.user_attrs[PLACE] == failed.user_attrs[PLACE] and t.state in FINISHED]
     assert again.user_attrs[WORKER] == "survivor"
     assert again.user_attrs[SEED] == failed.user_attrs[SEED]
+
+
+def test_workers_that_halve_make_exactly_the_declared_trials_though_one_is_killed(database: str) -> None:
+    with workers(database, "halving", 125, "halving", one=-1, two=-1, victim=3) as (one, two, victim):
+        for worker in (one, two, victim):
+            worker.go()
+        victim.expect("in the trial")
+        os.kill(victim.process.pid, signal.SIGKILL)
+        victim.process.wait()
+        made = one.end() + two.end()
+    trials = trials_of(database, "halving")
+    assert_each_place_is_made_once(trials, 125)
+    by = Counter(t.user_attrs[WORKER] for t in trials if t.state in FINISHED)
+    assert made == by["one"] + by["two"] == 125 - by["victim"] >= 125 - 3
+    states = Counter(t.state for t in trials if t.state in FINISHED)
+    assert states[TrialState.COMPLETE] > 0
+    assert states[TrialState.PRUNED] > 63
+    found = tune(
+        spec(tuning={"trials": 125, "workers": 2, "pruning": "halving"}),
+        TRAIN,
+        FEATURES,
+        storage_url=database,
+        study_name="halving",
+    )
+    assert found.best_value == min(t.value for t in trials if t.state is TrialState.COMPLETE and t.value is not None)
+    assert found.trials["trial"].to_list() == list(range(125))
 
 
 def test_a_worker_that_was_thought_dead_cannot_make_its_trial_a_second_time(database: str) -> None:
