@@ -7,7 +7,7 @@ up is not taken up again when its rung fills.
 Source: Li, Jamieson, Rostamizadeh, Gonina, Hardt, Recht and Talwalkar, "A System for Massively Parallel Hyperparameter
 Tuning" (ASHA), arXiv 1810.05934, 2018; what "a look" costs is free in it, and was rounds or rows alone in "Hyperband"
 (Li, Jamieson, DeSalvo, Rostamizadeh and Talwalkar, JMLR 18, 2018). Rung by rung each look here has four times the rows
-and twice the rounds (:func:`rungs`); docs/adr/0013 has the measurements.
+and twice the rounds (:func:`rungs`); docs/adr/0014 has the measurements.
 
 Belongs here: rungs, and who passes one. What is boosted there is :mod:`ml_platform.core.tuning`'s. Importing this
 imports Optuna.

@@ -116,7 +116,7 @@ class Tuning(Spec):
     pruning: Literal["median", "halving"] = Field(
         default="median",
         description="How trials are given up: `median` those worse than half of the others at the same point; "
-        "`halving` four of five at each of three rungs, the first of which costs little (docs/adr/0013), for at least "
+        "`halving` four of five at each of three rungs, the first of which costs little (docs/adr/0014), for at least "
         f"{HALVING_TRIALS} trials.",
     )
     search: dict[str, SearchRange] = Field(min_length=1)
