@@ -460,22 +460,16 @@ class Lake:
         """The version it became, and the files of that: another writer may have made the next by now."""
         from deltalake.exceptions import DeltaError
 
-        exists = self.exists(table)
-        write = self._writer(
-            table,
-            frame,
-            mode="overwrite",
-            partition_by=["day"] if partitioned else None,
-            predicate=predicate if exists else None,
-        )
+        existed = self.exists(table)
+        days = ["day"] if partitioned else None
+        write = self._writer(table, frame, mode="overwrite", partition_by=days, predicate=predicate)
         try:
             written = _with_retries(write)
         except DeltaError:
             # Lost the race to create the table: it exists now, and only the named days are replaced.
-            if exists or predicate is None or not self.exists(table):
+            if existed or not self.exists(table):
                 raise
-            again = self._writer(table, frame, mode="overwrite", partition_by=["day"], predicate=predicate)
-            written = _with_retries(again)
+            written = _with_retries(write)
         return written.version(), _files_by_partition(written)
 
     def _writer(
@@ -484,9 +478,9 @@ class Lake:
         from deltalake import write_deltalake
 
         def write() -> "DeltaTable":
-            """The table as this write left it."""
+            """The table as this write left it; whether it is new is asked once, or another's would be overwritten."""
             new = not self.exists(table)
-            first = new and predicate is None and mode == "overwrite"
+            first = new and mode == "overwrite"
             target = None if new else self._newest(table)
             configuration = _TABLE_CONFIGURATION | (_CATALOG_CONFIGURATION if table == CATALOG else {})
             write_deltalake(
@@ -494,8 +488,8 @@ class Lake:
                 frame,
                 mode="error" if first else mode,
                 partition_by=partition_by,
-                predicate=predicate,
-                schema_mode="merge" if predicate is not None or mode == "append" else (None if new else "overwrite"),
+                predicate=None if first else predicate,
+                schema_mode=None if first else ("overwrite" if mode == "overwrite" and predicate is None else "merge"),
                 storage_options=self._options,
                 configuration=configuration if new else None,
             )

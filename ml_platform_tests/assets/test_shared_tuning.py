@@ -98,7 +98,7 @@ def test_a_worker_whose_code_fails_leaves_its_trials_to_the_fit(
     def broken(*args: Any, **kwargs: Any) -> int:
         raise RuntimeError("no such device")
 
-    monkeypatch.setattr("ml_platform.assets.training.work", broken)
+    monkeypatch.setattr("ml_platform.assets.steps.training.work", broken)
     said = _tune(home, changed)
     assert said.count("this worker stops, and leaves its trials to the others: no such device") == 2
     assert home.models.candidate(changed.name).seed == changed.seed
@@ -115,8 +115,8 @@ def test_a_worker_that_ends_again_and_again_gives_up_and_the_tuning_does_not(
         tried.append(worker.rpartition("/")[2])
         raise optuna.exceptions.StorageInternalError("the database is being moved")
 
-    monkeypatch.setattr("ml_platform.assets.training.work", unreachable)
-    monkeypatch.setattr("ml_platform.assets.training._REST_SECONDS", 0)
+    monkeypatch.setattr("ml_platform.assets.steps.training.work", unreachable)
+    monkeypatch.setattr("ml_platform.assets.steps.training._REST_SECONDS", 0)
     said = _tune(home, changed)
     assert sorted(tried) == ["worker_1"] * 3 + ["worker_2"] * 3
     assert said.count("this worker ended 3 times before") == 2

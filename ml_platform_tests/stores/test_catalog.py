@@ -147,3 +147,26 @@ def test_a_writer_that_was_overtaken_records_nothing_of_the_other_s_rows(
     assert lake.partitions(TABLE)[DAY].inputs_hash == "3"
     assert write(lake, mine).changed
     assert lake.read(TABLE)["number"].sort().to_list() == [0, mine]
+
+
+@pytest.mark.parametrize("look", range(1, 6))
+def test_a_table_that_another_makes_meanwhile_keeps_its_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """Another writer makes the table just after this one looked, for the first time or a later one, and saw none."""
+    lake, exists, looks = Lake(str(tmp_path)), Lake.exists, 0
+
+    def looking(self: Lake, table: str) -> bool:
+        nonlocal looks
+        found = exists(self, table)
+        looks += table == TABLE
+        if table == TABLE and looks == look:
+            write(lake, 2, "2013-01-02")
+        return found
+
+    monkeypatch.setattr(Lake, "exists", looking)
+    write(lake, 1)
+    monkeypatch.undo()
+    written = {DAY, "2013-01-02"} if looks >= look else {DAY}
+    assert set(lake.partitions(TABLE)) == written
+    assert set(lake.read(TABLE)["day"].cast(pl.String)) == written
