@@ -116,7 +116,7 @@ def test_a_worker_that_ends_again_and_again_gives_up_and_the_tuning_does_not(
         raise optuna.exceptions.StorageInternalError("the database is being moved")
 
     monkeypatch.setattr("ml_platform.assets.steps.training.work", unreachable)
-    monkeypatch.setattr("ml_platform.assets.steps.training._REST_SECONDS", 0)
+    monkeypatch.setattr("ml_platform.assets.training._REST_SECONDS", 0)
     said = _tune(home, changed)
     assert sorted(tried) == ["worker_1"] * 3 + ["worker_2"] * 3
     assert said.count("this worker ended 3 times before") == 2
