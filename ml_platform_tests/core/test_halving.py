@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 import ml_platform.core.tuning as tuning
 from ml_platform.core.halving import PATIENCE, HalvingPruner, Rung, rungs
-from ml_platform.core.learning import as_declared, code_version, declaration
 from ml_platform.core.model_spec import ModelSpec
+from ml_platform.core.recipe import as_declared, code_version, declaration
 from ml_platform.core.splits import folds
 from ml_platform.core.tuning import TrialSummary, TuningResult, study_name, tune
 from ml_platform_tests.core.learning_examples import FEATURES, parcels, spec
