@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import threading
 import time
@@ -57,6 +59,18 @@ def test_it_names_commands_that_exist(book: Path) -> None:
     from ml_platform.cli import COMMANDS
 
     assert set(re.findall(r"(?<![-\w])ml-platform ([a-z]+)", _commands(book.read_text()))) <= set(COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_options_of_kubectl_are_its_own(book: Path, tmp_path: Path) -> None:
+    for command in re.findall(r"(?:^|[|`]) *(kubectl [^`|\n]+)", book.read_text(), re.MULTILINE):
+        # What follows the dashes is another program's; and it asks no cluster where it is asked for help.
+        words = shlex.split(command.partition(" -- ")[0].partition(" > ")[0])
+        done = subprocess.run(
+            [*words, "--help"], env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 def test_values_that_it_names_are_the_charts() -> None:

@@ -97,34 +97,41 @@ class Kubectl:
             _, name, dashes, *command = words
             assert dashes == "--"
             return self._execute(name, command)
-        told = _ARGUMENTS.parse_args(words)
-        if told.verb == "create":
-            if told.filename:
-                assert told.filename == "-"
-                return json.dumps(self._ask("POST", "jobs", json.loads(given)))
-            kind, name = told.named
-            assert kind == "job"
-            job = self._job_of(told.source, name)
-            if told.dry_run:
-                assert (told.dry_run, told.output) == ("client", "json")
-                return json.dumps(job)
-            return json.dumps(self._ask("POST", "jobs", job))
-        if told.verb == "scale":
+        verb = words[0]
+        told = _ARGUMENTS[verb].parse_intermixed_args(words[1:])
+        printed: Any = ""
+        if verb == "create":
+            printed = self._create(told, given)
+        elif verb == "scale":
             for name in told.named:
                 self._scale(_named("deployment", name), told.replicas)
-        elif told.verb == "wait":
+        elif verb == "wait":
             self._wait(told)
-        elif told.verb == "logs":
-            return self._log(told.named)
-        elif told.verb == "patch":
-            return json.dumps(self._ask("PATCH", f"cronjobs/{_named('cronjob', told.named)}", json.loads(told.patch)))
-        elif told.verb == "get":
-            if told.named == "jobs":
-                return json.dumps(self._listed("jobs", told.selector))
-            return json.dumps(self._ask("GET", f"cronjobs/{_named('cronjob', told.named)}"))
-        elif told.verb == "delete":
+        elif verb == "logs":
+            [job] = told.named
+            return self._log(job)
+        elif verb == "patch":
+            [name] = told.named
+            printed = self._ask("PATCH", f"cronjobs/{_named('cronjob', name)}", json.loads(told.patch))
+        elif verb == "get":
+            [name] = told.named
+            there = self._listed("jobs", told.selector) if name == "jobs" else None
+            printed = self._ask("GET", f"cronjobs/{_named('cronjob', name)}") if there is None else there
+        elif verb == "delete":
             self._delete(told)
-        return ""
+        return json.dumps(printed)
+
+    def _create(self, told: argparse.Namespace, given: str) -> Any:
+        if told.filename:
+            assert told.filename == "-"
+            return self._ask("POST", "jobs", json.loads(given))
+        kind, name = told.named
+        assert kind == "job"
+        job = self._job_of(told.source, name)
+        if told.dry_run:
+            assert (told.dry_run, told.output) == ("client", "json")
+            return job
+        return self._ask("POST", "jobs", job)
 
     def _job_of(self, source: str, name: str) -> dict[str, Any]:
         """As ``create job --from`` makes it."""
@@ -167,20 +174,21 @@ class Kubectl:
     def _wait(self, told: argparse.Namespace) -> None:
         end = time.monotonic() + int(told.timeout[:-1]) * _SECONDS[told.timeout[-1]]
         if told.condition == "delete":
-            assert (told.named, bool(told.selector)) == ("pods", True)
+            assert (told.named, bool(told.selector)) == (["pods"], True)
             while there := self._listed("pods", told.selector):
                 assert time.monotonic() < end, f"{len(there)} pods are still there"
                 time.sleep(0.25)
             return
         assert told.condition == "condition=complete"
+        [job] = told.named
         status: dict[str, Any] = {}
         while "failed" not in status:
-            status = self._ask("GET", f"jobs/{_named('job', told.named)}")["status"]
+            status = self._ask("GET", f"jobs/{_named('job', job)}")["status"]
             if "Complete" in [each["type"] for each in status.get("conditions", [])]:
                 return
-            assert time.monotonic() < end, f"{told.named} goes on"
+            assert time.monotonic() < end, f"{job} goes on"
             time.sleep(0.25)
-        raise AssertionError(f"{told.named} failed:\n{self._log(told.named)}")
+        raise AssertionError(f"{job} failed:\n{self._log(job)}")
 
     def _log(self, named: str) -> str:
         """All of it, once the pod has ended."""
@@ -224,36 +232,25 @@ def _named(kind: str, name: str) -> str:
     return rest
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments(*named: str, **options: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kubectl", allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    create = verbs.add_parser("create")
-    create.add_argument("named", nargs="*")
-    create.add_argument("--from", dest="source")
-    for option in ("--dry-run", "--output", "--filename"):
-        create.add_argument(option)
-    scale = verbs.add_parser("scale")
-    scale.add_argument("named", nargs="+")
-    scale.add_argument("--replicas", type=int, required=True)
-    wait = verbs.add_parser("wait")
-    wait.add_argument("named")
-    wait.add_argument("--for", dest="condition", required=True)
-    wait.add_argument("--timeout", required=True)
-    wait.add_argument("--selector", default="")
-    logs = verbs.add_parser("logs")
-    logs.add_argument("named")
-    logs.add_argument("--follow", action="store_true", required=True)
-    get = verbs.add_parser("get")
-    get.add_argument("named")
-    get.add_argument("--selector", default="")
-    delete = verbs.add_parser("delete")
-    delete.add_argument("named", nargs="+")
-    delete.add_argument("--selector", default="")
-    delete.add_argument("--ignore-not-found", action="store_true")
-    patch = verbs.add_parser("patch")
-    patch.add_argument("named")
-    patch.add_argument("--patch", required=True)
+    for count in named:
+        parser.add_argument("named", nargs=count)
+    for option, told in options.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", **told)
     return parser
 
 
-_ARGUMENTS = _arguments()
+_TEXT: dict[str, Any] = {"default": ""}
+_NEEDED: dict[str, Any] = {"required": True}
+_SWITCH: dict[str, Any] = {"action": "store_true"}
+_ARGUMENTS = {
+    "create": _arguments("*", **{"from": {"dest": "source"}}, dry_run=_TEXT, output=_TEXT, filename=_TEXT),
+    "scale": _arguments("+", replicas={"type": int, **_NEEDED}),
+    "wait": _arguments("+", **{"for": {"dest": "condition", **_NEEDED}}, timeout=_NEEDED, selector=_TEXT),
+    "logs": _arguments("+", follow={**_SWITCH, **_NEEDED}),
+    "get": _arguments("+", selector=_TEXT),
+    "delete": _arguments("+", selector=_TEXT, ignore_not_found=_SWITCH),
+    "patch": _arguments("+", patch=_NEEDED),
+}
+"""What is known here of kubectl's commands."""
