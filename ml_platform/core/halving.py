@@ -9,18 +9,17 @@ Tuning" (ASHA), arXiv 1810.05934, 2018; what "a look" costs is free in it, and w
 (Li, Jamieson, DeSalvo, Rostamizadeh and Talwalkar, JMLR 18, 2018). Rung by rung each look here has four times the rows
 and twice the rounds (:func:`rungs`); docs/adr/0014 has the measurements.
 
-Belongs here: rungs, and who passes one. What is boosted there is :mod:`ml_platform.core.tuning`'s. Importing this
-imports Optuna.
+Belongs here: rungs, and who passes one. What is boosted there is :mod:`ml_platform.core.tuning`'s.
 """
 
 import math
 from dataclasses import dataclass
-
-import optuna
-from optuna.pruners import BasePruner
-from optuna.trial import TrialState
+from typing import TYPE_CHECKING
 
 from ml_platform.core.model_spec import HALVING_REDUCTION, HALVING_RUNGS
+
+if TYPE_CHECKING:
+    import optuna
 
 _ROWS, _ROUNDS = 4, 2
 """How many times as many a rung has as the one before."""
@@ -32,8 +31,6 @@ FIRST_RUNG = 1
 
 PATIENCE = HALVING_REDUCTION**2
 """Trials that may begin before one must become complete, whatever it is worth."""
-
-_LIVING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ def rungs(training_rows: int, max_rounds: int) -> list[Rung]:
     ]
 
 
-class HalvingPruner(BasePruner):
-    """Gives up a trial unless it is among the best fifth of those that reached its rung, which is its last ``step``.
+def halving_pruner() -> "optuna.pruners.BasePruner":
+    """A pruner that keeps a trial if it is among the best fifth of those that reached its rung, its last ``step``.
 
     None passes the first rung until five have reached it; the others are passed by whatever is the best so far, too. If
     chance lets none become complete, the first that comes after :data:`PATIENCE` trials is.
@@ -72,18 +69,28 @@ class HalvingPruner(BasePruner):
     study would not end as an uninterrupted one. And some trial is always complete: the best of a rung could die after
     it had outdone all others.
     """
+    from optuna.pruners import BasePruner
 
-    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether the trial ends here."""
-        rung = trial.last_step
-        if rung is None:
-            return False
-        others = [t for t in study.get_trials(deepcopy=False, states=_LIVING) if t.number != trial.number]
-        begun = sum(FIRST_RUNG in t.intermediate_values for t in others)
-        if begun >= PATIENCE and not any(t.state is TrialState.COMPLETE for t in others):
-            return False
-        value = trial.intermediate_values[rung]
-        reached = [value, *(t.intermediate_values[rung] for t in others if rung in t.intermediate_values)]
-        passing = max(int(rung > FIRST_RUNG), len(reached) // HALVING_REDUCTION)
-        best = sorted(reached, key=lambda loss: (math.isnan(loss), loss))[:passing]
-        return not any(value <= loss for loss in best)
+    class HalvingPruner(BasePruner):
+        def prune(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> bool:
+            return _given_up(study, trial)
+
+    return HalvingPruner()
+
+
+def _given_up(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> bool:
+    from optuna.trial import TrialState
+
+    rung = trial.last_step
+    if rung is None:
+        return False
+    living = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    others = [t for t in study.get_trials(deepcopy=False, states=living) if t.number != trial.number]
+    begun = sum(FIRST_RUNG in t.intermediate_values for t in others)
+    if begun >= PATIENCE and not any(t.state is TrialState.COMPLETE for t in others):
+        return False
+    value = trial.intermediate_values[rung]
+    reached = [value, *(t.intermediate_values[rung] for t in others if rung in t.intermediate_values)]
+    passing = max(int(rung > FIRST_RUNG), len(reached) // HALVING_REDUCTION)
+    best = sorted(reached, key=lambda loss: (math.isnan(loss), loss))[:passing]
+    return not any(value <= loss for loss in best)

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.core.declared_features import assert_no_outcomes
+from ml_platform.core.halving import halving_pruner, rungs
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.shared_study import PLACE, PULSE, Pulse, SharedStudy, place_seed
 from ml_platform.core.splits import Fold, folds
@@ -262,9 +263,7 @@ def _pruner(spec: ModelSpec) -> "optuna.pruners.BasePruner":
     import optuna
 
     if spec.tuning.pruning == "halving":
-        from ml_platform.core.halving import HalvingPruner
-
-        return HalvingPruner()
+        return halving_pruner()
     return optuna.pruners.MedianPruner(
         n_startup_trials=max(1, spec.tuning.startup_trials), n_warmup_steps=WARMUP_PROGRESS
     )
@@ -349,8 +348,6 @@ def _study_data(spec: ModelSpec, train: pl.DataFrame, features: Sequence[str]) -
     whole = [both(fold) for fold in parts]
     if spec.tuning.pruning == "median":
         return _StudyData(whole, [])
-    from ml_platform.core.halving import rungs
-
     newest, (training, validation) = parts[-1].train_rows, whole[-1]
     # Each sample is part of the next, and the same for every trial: chance favours none of them.
     order = np.random.default_rng(spec.seed).permutation(newest)

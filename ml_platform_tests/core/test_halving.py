@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 import ml_platform.core.tuning as tuning
-from ml_platform.core.halving import PATIENCE, HalvingPruner, Rung, rungs
+from ml_platform.core.halving import PATIENCE, Rung, halving_pruner, rungs
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.recipe import as_declared, code_version, declaration
 from ml_platform.core.splits import folds
@@ -37,7 +37,7 @@ def found() -> TuningResult:
 
 def passed(rung: int, *losses: float) -> list[bool]:
     """Which of the trials that reach a rung one after the other, with these losses, pass it."""
-    study = optuna.create_study(pruner=HalvingPruner())
+    study = optuna.create_study(pruner=halving_pruner())
     answers = []
     for loss in losses:
         trial = study.ask()
@@ -68,7 +68,7 @@ def test_a_loss_that_is_no_number_does_not_pass_and_stands_in_no_ones_way() -> N
 
 
 def test_rungs_are_compared_apart() -> None:
-    study = optuna.create_study(pruner=HalvingPruner())
+    study = optuna.create_study(pruner=halving_pruner())
     first, second = study.ask(), study.ask()
     for trial, loss in ((first, 1.0), (second, 2.0)):
         assert not trial.should_prune()
@@ -88,7 +88,7 @@ def test_some_trial_becomes_complete_however_much_worse_each_is_than_the_last() 
 
 
 def test_a_trial_whose_worker_died_does_not_count() -> None:
-    study = optuna.create_study(pruner=HalvingPruner())
+    study = optuna.create_study(pruner=halving_pruner())
     dead, again = study.ask(), study.ask()
     dead.report(1.0, step=2)
     again.report(1.5, step=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ml_platform.settings import PROCESS_ENVIRONMENT
+from ml_platform.settings import TELEMETRY_OFF
 
 pytestmark = pytest.mark.deploy
 
@@ -73,8 +73,7 @@ def test_packages_without_a_wheel_are_the_one_that_is_built() -> None:
 
 
 def test_telemetry_is_off() -> None:
-    off = {name: value for name, value in PROCESS_ENVIRONMENT.items() if not name.startswith("OMP")}
-    for name, value in off.items():
+    for name, value in TELEMETRY_OFF.items():
         assert re.search(rf"^\s*{name}={value}( \\)?$", RUNTIME, re.MULTILINE), name
 
 

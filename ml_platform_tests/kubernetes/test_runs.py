@@ -1,6 +1,8 @@
 """Runs on a cluster end as they should: done, failed for a reason that is told, cancelled, or taken up again."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 from ml_platform_tests.kubernetes.conftest import Platform
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
+
+LATE_SECONDS = 4
 
 
 def test_a_failing_step_fails_the_run_and_what_follows_is_not_begun(platform: Platform) -> None:
@@ -103,6 +107,44 @@ def test_a_run_whose_process_is_killed_fails_and_is_tried_again(platform: Platfo
     assert "Run has not completed but K8s job has no active pods" in platform.said(run_id)
 
     _succeeds_when_tried_again(platform, run_id)
+
+
+def test_the_end_of_a_step_that_is_committed_after_younger_events_is_not_missed(platform: Platform) -> None:
+    run_id = platform.launch("waiting")
+    platform.begun(run_id, "waits")
+    run = platform.instance.get_run_by_id(run_id)
+    with _late(platform, "waits"):
+        (platform.told / "go").touch()
+        end = time.monotonic() + 3 * LATE_SECONDS
+        while time.monotonic() < end:
+            platform.instance.report_engine_event("younger than the step's end", run)
+            time.sleep(0.25)
+        assert platform.end_of(run_id, 120).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
+    ids = [(record.storage_id, record.event_log_entry) for record in platform.instance.get_records_for_run(run_id).records]
+    [ended] = [number for number, entry in ids if entry.step_key == "waits" and _type(entry) == "STEP_SUCCESS"]
+    younger = [entry for number, entry in ids if number > ended and "younger" in entry.message]
+    assert younger, "nothing was written while the step's end was not to be seen"
+
+
+@contextmanager
+def _late(platform: Platform, step: str) -> Iterator[None]:
+    """The end of a step is written with its id, and to be seen some seconds later, as on a database under load."""
+    when = f"NEW.dagster_event_type = 'STEP_SUCCESS' AND NEW.step_key = '{step}'"
+    body = f"BEGIN PERFORM pg_sleep({LATE_SECONDS}); RETURN NULL; END"
+    with platform.stores.postgres.connection("dagster") as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
+        cursor.execute(
+            f"CREATE TRIGGER late AFTER INSERT ON event_logs FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION late()"
+        )
+    try:
+        yield
+    finally:
+        with platform.stores.postgres.connection("dagster") as connection, connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION late CASCADE")
+
+
+def _type(entry: dg.EventLogEntry) -> str | None:
+    return entry.dagster_event_type.value if entry.dagster_event_type else None
 
 
 def test_an_api_that_is_unavailable_for_a_while_is_waited_for(platform: Platform) -> None:

@@ -83,7 +83,7 @@ def test_the_loop_leaves_everything_on_the_servers_and_nothing_of_it_in_the_home
         for each in page["Contents"]
     }
     assert kinds == {"compute-logs", "lake", "landing", "mlflow", "reports"}
-    assert {path.name for path in platform.home.iterdir()} <= {"dagster", "feast", "ports.json"}
+    assert {path.name for path in platform.home.iterdir()} <= {"dagster", "entity_columns", "feast", "ports.json"}
     assert not list(platform.home.rglob("*.db")), "an embedded store was used"
 
 
