@@ -28,8 +28,8 @@ TELEMETRY_OFF: Mapping[str, str] = {
 
 PROCESS_ENVIRONMENT: Mapping[str, str] = {
     **TELEMETRY_OFF,
-    # Where steps are pods, a run learns that a step ended from the event log, by rising ids. Two steps that write at once may
-    # commit in the other order: a run that never looks back misses the end of one, and waits for it for ever.
+    # Where steps are pods, a run learns of a step's end from the event log, by rising ids. Two steps that write at once
+    # may commit in the other order: a run that never looks back misses the end of one, and waits for it for ever.
     "DAGSTER_EXECUTOR_POP_EVENTS_OFFSET": "500",
     # Spinning OpenMP threads of two processes on the same cores slow LightGBM down a hundredfold.
     "OMP_WAIT_POLICY": "PASSIVE",
