@@ -22,7 +22,6 @@ from ml_platform.settings import load
 from ml_platform.stores.backup import backups, damaged
 from ml_platform.stores.delta_log import forget_open_tables
 from ml_platform.stores.features import FeatureClient
-from ml_platform.stores.instance import is_free
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.models import ModelStore
 from ml_platform_tests import small_home
@@ -31,7 +30,7 @@ from ml_platform_tests.kubernetes.conftest import Platform
 from ml_platform_tests.kubernetes.launching import BACKUPS
 from ml_platform_tests.kubernetes.operating import Kubectl, commands, edited, piped
 from ml_platform_tests.processes import Contained
-from ml_platform_tests.servers.postgres import binary
+from ml_platform_tests.servers.postgres import binary, free_port
 from ml_platform_tests.servers.shared import DATABASES
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
@@ -56,7 +55,7 @@ class Servers:
     def __init__(self, platform: Platform, folder: Path) -> None:
         self._platform, self._folder = platform, folder
         self._mlflow: Contained | None = None
-        self._port = next(port for port in range(24_000, 25_000, 7) if is_free("127.0.0.1", port))
+        self._port = free_port()
 
     def scale(self, name: str, replicas: int) -> None:
         """As many of a Deployment as are asked for: one or none."""
@@ -77,10 +76,13 @@ class Servers:
     def execute(self, name: str, command: Sequence[str]) -> str:
         """What a command prints where the code location is."""
         assert name == f"deployment/{chart.RELEASE}-code-ml-platform"
-        path = self._platform.environment["PATH"]
+        environment = self._platform.environment
+        # Where its pod has it mounted.
+        mounted = self._folder / "dagster.yaml"
+        mounted.write_text((Path(environment["DAGSTER_HOME"]) / "dagster.yaml").read_text())
         done = subprocess.run(
-            [shutil.which(command[0], path=path) or command[0], *command[1:]],
-            env=self._platform.environment,
+            [shutil.which(command[0], path=environment["PATH"]) or command[0], *command[1:]],
+            env={**environment, "ML_PLATFORM_DAGSTER_YAML": str(mounted)},
             capture_output=True,
             text=True,
             check=False,
@@ -179,6 +181,8 @@ def make_older(platform: Platform) -> None:
     from alembic.command import downgrade
     from alembic.config import Config
 
+    # Optuna's last migration makes an index that it does not make where it makes all tables, and its way back drops.
+    platform.stores.postgres.run("CREATE INDEX trials_study_id_key ON trials (study_id)", database="optuna")
     for database, (scripts, revision) in SCRIPTS.items():
         config, url = Config(), f"postgresql+psycopg2://127.0.0.1:{platform.stores.postgres.port}/{database}"
         config.set_main_option("script_location", scripts)
