@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import threading
 import time
@@ -57,6 +59,22 @@ def test_it_names_commands_that_exist(book: Path) -> None:
     from ml_platform.cli import COMMANDS
 
     assert set(re.findall(r"(?<![-\w])ml-platform ([a-z]+)", _commands(book.read_text()))) <= set(COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_options_of_kubectl_are_its_own(tmp_path: Path) -> None:
+    text = "\n".join(book.read_text() for book in BOOKS)
+    asked: dict[tuple[str, ...], list[str]] = {}
+    for command in re.findall(r"(?:^|[|`]) *kubectl (?:-n \w+ )?([^`|\n]+)", text, re.MULTILINE):
+        # What follows the dashes is another program's.
+        words = shlex.split(command.partition(" -- ")[0])
+        options = sorted(word.partition("=")[0] for word in words if word.startswith("-"))
+        asked.setdefault((*words[:2], *options), words)
+    for words in asked.values():
+        # It asks no cluster where it is asked for help.
+        line = ["kubectl", *words, "--help"]
+        done = subprocess.run(line, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, check=False)
+        assert done.returncode == 0, f"{shlex.join(line)}: {done.stderr.decode()}"
 
 
 def test_values_that_it_names_are_the_charts() -> None:

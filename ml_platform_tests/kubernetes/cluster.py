@@ -6,7 +6,10 @@ pod gets SIGTERM and later SIGKILL, an image that is not there is waited for. A 
 image, of ConfigMaps and Secrets, and nothing of this process's. Its files are this machine's, except for what is
 mounted: that lies in a folder of the pod, and variables that name a mounted path are made to name it there.
 
-Not here: scheduling, limits that are enforced, networks, admission, watches, Jobs that start a failed pod again.
+People sign in as the administrator, who may do everything, and make Jobs of the CronJobs that the release has.
+
+Not here: scheduling, limits that are enforced, networks, admission, watches, CronJobs' clock, and second pods of a Job:
+one that would start a failed pod again never ends when its pod has failed.
 """
 
 import json
@@ -27,11 +30,13 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes_validate
 import yaml
 
+from ml_platform_tests.deploy import chart
 from ml_platform_tests.processes import Contained
 
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[\w.]+))/v1/namespaces/(?P<namespace>[^/]+)/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>\w+))?"
 )
+_SELECTOR = re.compile(r"([^\s,=]+)(?: in \(([^)]*)\)|=([^,]*))")
 _API = "1.33"
 _GRACE_SECONDS = 20.0
 
@@ -145,7 +150,8 @@ class Job:
 
     @property
     def run_id(self) -> str:
-        return str(self.manifest["metadata"]["labels"]["dagster/run-id"])
+        """Empty of a Job that is none of a run."""
+        return str(self.manifest["metadata"]["labels"].get("dagster/run-id", ""))
 
     def as_json(self) -> dict[str, Any]:
         code = self.pod.exit_code
@@ -155,7 +161,9 @@ class Job:
         elif code == 0:
             status |= {"succeeded": 1, "completionTime": self.pod.ended, "conditions": [_condition("Complete")]}
         else:
-            status |= {"failed": 1, "conditions": [_condition("Failed", "BackoffLimitExceeded")]}
+            given_up = self.manifest["spec"]["backoffLimit"] == 0
+            status |= {"failed": 1}
+            status |= {"conditions": [_condition("Failed", "BackoffLimitExceeded")]} if given_up else {}
         return {**self.manifest, "status": status}
 
 
@@ -173,6 +181,7 @@ class Cluster:
         folder.mkdir(parents=True, exist_ok=True)
         self.config_maps: dict[str, Mapping[str, str]] = {}
         self.secrets: dict[str, Mapping[str, str]] = {}
+        self.cron_jobs: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, Job] = {}
         self.asked: list[Asked] = []
         self.posted: list[str] = []
@@ -182,6 +191,7 @@ class Cluster:
         self._lock = threading.RLock()
         self._down_until = 0.0
         self._token = secrets.token_hex(16)
+        self.administrator = secrets.token_hex(16)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
 
@@ -358,11 +368,13 @@ class Cluster:
         name = manifest["metadata"]["name"]
         if name in self.jobs:
             raise Refused(409, "AlreadyExists", f'jobs.batch "{name}" already exists')
-        if manifest["spec"].get("backoffLimit") != 0:
-            raise Refused(501, "NotImplemented", "the stand-in starts no pod a second time")
         made = {"namespace": namespace, "uid": secrets.token_hex(16), "creationTimestamp": _now()}
         manifest["metadata"] |= made
+        manifest["spec"].setdefault("backoffLimit", 6)
         template = manifest["spec"]["template"]
+        # As Kubernetes' own defaults: of a Job that has none of its own.
+        if not manifest["metadata"].get("labels"):
+            manifest["metadata"]["labels"] = dict(template["metadata"].get("labels", {}))
         pod_name = f"{name}-{secrets.token_hex(3)[:5]}"
         labels = {**template["metadata"].get("labels", {}), "job-name": name, "batch.kubernetes.io/job-name": name}
         metadata = {**template["metadata"], **made, "name": pod_name, "labels": labels}
@@ -390,18 +402,27 @@ class Cluster:
 
     def _route(self, verb: str, at: Mapping[str, str], query: Mapping[str, str], body: Any) -> tuple[int, Any]:
         kind, name, sub, namespace = at["kind"], at["name"], at["sub"], at["namespace"]
-        self._authorise(verb, at["group"], f"{kind}/{sub}" if sub else kind)
+        if kind == "cronjobs" and at["group"] == "batch" and verb in ("get", "patch"):
+            if name not in self.cron_jobs:
+                raise Refused(404, "NotFound", f'cronjobs.batch "{name}" not found')
+            self.cron_jobs[name]["metadata"].setdefault("uid", secrets.token_hex(16))
+            if verb == "patch":
+                self.cron_jobs[name] = chart.merged(self.cron_jobs[name], body)
+            return 200, self.cron_jobs[name]
         if kind == "jobs" and at["group"] == "batch":
             if verb == "create":
                 return 201, self._create_job(namespace, body)
             if verb == "list":
-                return 200, _listed("JobList", [j.as_json() for j in self.jobs.values()], namespace, query)
+                there = [job.as_json() for key, job in self.jobs.items() if key == job.manifest["metadata"]["name"]]
+                return 200, _listed("JobList", there, namespace, query)
             job = self.jobs.get(name)
             if job is None or job.manifest["metadata"]["namespace"] != namespace:
                 raise Refused(404, "NotFound", f'jobs.batch "{name}" not found')
             if verb == "delete":
-                # By default its pods stay, and are nobody's.
+                # By default its pods stay, and are nobody's; kubectl asks for their end.
                 job.pod.deleted = True
+                if (body or {}).get("propagationPolicy", "Orphan") != "Orphan":
+                    threading.Thread(target=self._stop, args=(job.pod,)).start()
                 self.jobs[f"{name} (deleted)"] = self.jobs.pop(name)
                 return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
             return 200, job.as_json()
@@ -442,8 +463,12 @@ class Cluster:
                 try:
                     if time.monotonic() < cluster._down_until:
                         raise Refused(503, "ServiceUnavailable", "the server is currently unable to handle the request")
-                    if self.headers.get("Authorization") != f"Bearer {cluster._token}":
+                    shown = self.headers.get("Authorization")
+                    if shown not in (f"Bearer {cluster._token}", f"Bearer {cluster.administrator}"):
                         raise Refused(401, "Unauthorized", "Unauthorized")
+                    if shown == f"Bearer {cluster._token}":
+                        kind = f"{at['kind']}/{at['sub']}" if at["sub"] else at["kind"]
+                        cluster._authorise(asked, at["group"], kind)
                     if asked == "create":
                         cluster.posted.append(sent.decode())
                     code, answer = cluster._answer(asked, self.path, json.loads(sent) if sent else None)
@@ -470,6 +495,9 @@ class Cluster:
             def do_DELETE(self) -> None:
                 self._serve("delete")
 
+            def do_PATCH(self) -> None:
+                self._serve("patch")
+
             def log_message(self, *_: object) -> None:
                 """Nothing: what was asked is kept."""
 
@@ -478,9 +506,9 @@ class Cluster:
 
 def _listed(kind: str, items: list[dict[str, Any]], namespace: str, query: Mapping[str, str]) -> dict[str, Any]:
     chosen = [each for each in items if not namespace or each["metadata"]["namespace"] == namespace]
-    for selector in filter(None, query.get("labelSelector", "").split(",")):
-        name, _, value = selector.partition("=")
-        chosen = [each for each in chosen if each["metadata"].get("labels", {}).get(name) == value]
+    for name, of_several, value in _SELECTOR.findall(query.get("labelSelector", "")):
+        wanted = re.split(r", *", of_several or value)
+        chosen = [each for each in chosen if each["metadata"].get("labels", {}).get(name) in wanted]
     for selector in filter(None, query.get("fieldSelector", "").split(",")):
         path, _, value = selector.partition("=")
         chosen = [each for each in chosen if _at(each, path) == value]

@@ -31,6 +31,7 @@ from ml_platform_tests.kubernetes.cluster import Cluster, Job
 from ml_platform_tests.kubernetes.launching import Credentials, Release, outside, release
 from ml_platform_tests.kubernetes.project import project, python_path
 from ml_platform_tests.processes import Contained
+from ml_platform_tests.servers.postgres import binary
 from ml_platform_tests.servers.shared import DATABASES, SharedStores, shared_stores
 
 DAYS_PER_RUN = 7
@@ -62,6 +63,19 @@ class Platform:
         self.credentials = new
         self.daemon.restart(self.environment)
         self.workspace.refresh_workspace()
+
+    def admit_image(self, digest: str) -> str:
+        """Let another image be had, with what the release's has in it. Its name."""
+        image = self.release.with_image(digest).image
+        self.cluster.images = {**self.cluster.images, image: self.cluster.images[self.release.image]}
+        return image
+
+    def upgrade(self, digest: str) -> None:
+        """``helm upgrade`` to another image that is to be had; the environment of servers stays the same."""
+        new = self.release.with_image(digest)
+        file = Path(self.environment["DAGSTER_HOME"]) / "dagster.yaml"
+        file.write_text(new.install(self.cluster, self.credentials))
+        self.release = new
 
     @contextmanager
     def with_runs_that_start_within(self, seconds: int) -> Iterator[None]:
@@ -202,7 +216,8 @@ def running(cluster_stores: SharedStores, tmp_path_factory: pytest.TempPathFacto
     }
     image = {
         **PROCESS_ENVIRONMENT,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        # With Postgres' own programs of the server's version, as in the image.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(binary("psql").parent), os.environ["PATH"]]),
         "PYTHONPATH": python_path(location),
         "PYTHONWARNINGS": "ignore",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -271,35 +286,53 @@ class Daemon:
         code = ["--python-file", str(location), "--working-directory", str(location.parent)]
         self._serve = ["dagster", "code-server", "start", "--port", str(port), "--location-name", LOCATION, *code]
         self._environment = environment
-        self._server = self._begun_server()
-        self._daemon = self._begun_daemon()
+        self._server: Contained | None = None
+        self._daemon: Contained | None = None
 
     def __enter__(self) -> "Daemon":
+        self.start_server()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._daemon.end(_DAEMON_ENDS_SECONDS)
-        self._server.end(_DAEMON_ENDS_SECONDS)
+        self.stop()
+        self.stop_server()
 
     def restart(self, environment: Mapping[str, str] | None = None) -> None:
         """The daemon alone; into another environment, the server of its code location too."""
-        self._daemon.end(_DAEMON_ENDS_SECONDS)
+        self.stop()
         if environment is not None:
             self._environment = environment
-            self._server.end(_DAEMON_ENDS_SECONDS)
-            self._server = self._begun_server()
-        self._daemon = self._begun_daemon()
+            self.stop_server()
+            self.start_server()
+        self.start()
 
-    def _begun_server(self) -> Contained:
-        server = self._begun(self._serve)
+    def start(self) -> None:
+        """The daemon, unless it is at work."""
+        if self._daemon is None:
+            self._daemon = self._begun(["dagster._daemon", "run", "--workspace", str(self._workspace)])
+
+    def stop(self) -> None:
+        """The daemon."""
+        if self._daemon is not None:
+            self._daemon.end(_DAEMON_ENDS_SECONDS)
+        self._daemon = None
+
+    def start_server(self) -> None:
+        """The code location's, until it answers."""
+        if self._server is not None:
+            return
+        self._server = self._begun(self._serve)
         client, end = DagsterGrpcClient(port=self._port, host="127.0.0.1"), time.monotonic() + 300
         while client.health_check_query() != "SERVING":
             assert time.monotonic() < end, f"the code location is not served:\n{_tail(self._log)}"
             time.sleep(0.25)
-        return server
 
-    def _begun_daemon(self) -> Contained:
-        return self._begun(["dagster._daemon", "run", "--workspace", str(self._workspace)])
+    def stop_server(self) -> None:
+        """The code location's."""
+        if self._server is not None:
+            self._server.end(_DAEMON_ENDS_SECONDS)
+        self._server = None
 
     def _begun(self, command: Sequence[str]) -> Contained:
         return Contained([sys.executable, "-m", *command], self._environment, self._log.parent, self._log)

@@ -1,6 +1,7 @@
 """The release of a chart: what Helm renders of it for stores on this machine, and its Secrets."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ PLACES: Mapping[str, str] = {
     "computeLogs": "compute-logs",
 }
 """What the platform keeps in the bucket, by the chart's name for it."""
+
+BACKUPS = str(chart.values("production")["backup"]["target"])
+"""Where the runbooks find backups: a bucket of their own."""
 
 _SECRETS = "ml-platform-"
 """How their names begin in the values for development."""
@@ -56,11 +60,36 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Release:
-    """``dagster.yaml``, the ConfigMaps, and the rights of who launches and of what is launched."""
+    """What Helm renders of values."""
 
-    dagster_yaml: str
-    config_maps: Mapping[str, Mapping[str, str]]
-    rules: list[dict[str, Any]]
+    values: Mapping[str, Any]
+    objects: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Release":
+        return cls(values, chart.rendered(values))
+
+    def with_image(self, digest: str) -> "Release":
+        """As ``helm upgrade --set image.digest=`` makes it."""
+        return self.of(chart.merged(self.values, {"image": {"digest": digest}}))
+
+    @property
+    def dagster_yaml(self) -> str:
+        return chart.dagster_yaml(self.objects)
+
+    @property
+    def config_maps(self) -> Mapping[str, Mapping[str, str]]:
+        return {name: dict(found["data"]) for name, found in chart.of_kind(self.objects, "ConfigMap").items()}
+
+    @property
+    def cron_jobs(self) -> dict[str, dict[str, Any]]:
+        return deepcopy(chart.of_kind(self.objects, "CronJob"))
+
+    @property
+    def rules(self) -> list[dict[str, Any]]:
+        """What the daemon, which launches runs, and the runs, which launch steps, may do."""
+        roles = chart.of_kind(self.objects, "Role")
+        return [*roles[f"{chart.RELEASE}-daemon"]["rules"], *roles[f"{chart.RELEASE}-run"]["rules"]]
 
     @property
     def image(self) -> str:
@@ -86,6 +115,7 @@ class Release:
             cluster.config_maps[name] = {**content, "dagster.yaml": text} if "dagster.yaml" in content else content
         for name, content in credentials.secrets.items():
             cluster.set_secret(name, content)
+        cluster.cron_jobs = self.cron_jobs
         cluster.rules = self.rules
         return text
 
@@ -102,11 +132,10 @@ def release(stores: SharedStores, settings: Mapping[str, str], *, days_per_run: 
         "mlflow": {"trackingUri": f"postgresql+psycopg2://127.0.0.1:{stores.postgres.port}/mlflow"},
         # A machine of two cores is no cluster: more pods at once would only wait for one another.
         "runs": {"daysPerRun": days_per_run, "maxPodsPerRun": 4},
+        "backup": {"enabled": True, "target": BACKUPS},
         "settings": dict(settings),
     }
-    objects = chart.rendered(chart.values("dev", told))
-    maps = {name: dict(found["data"]) for name, found in chart.of_kind(objects, "ConfigMap").items()}
-    return Release(maps[f"{chart.RELEASE}-dagster-instance"]["dagster.yaml"], maps, _rules(objects))
+    return Release.of(chart.values("dev", told))
 
 
 def outside(release: Release, credentials: Credentials, folder: Path) -> dict[str, str]:
@@ -128,9 +157,3 @@ def outside(release: Release, credentials: Credentials, folder: Path) -> dict[st
         "PGSSLMODE": "disable",
         **credentials.secrets[f"{_SECRETS}objects"],
     }
-
-
-def _rules(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the daemon, which launches runs, and the runs, which launch steps, may do."""
-    roles = {found["metadata"]["name"]: found["rules"] for found in objects if found["kind"] == "Role"}
-    return [*roles[f"{chart.RELEASE}-daemon"], *roles[f"{chart.RELEASE}-run"]]

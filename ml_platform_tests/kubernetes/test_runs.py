@@ -121,7 +121,7 @@ def test_the_end_of_a_step_that_is_committed_after_younger_events_is_not_missed(
             time.sleep(0.25)
         assert platform.end_of(run_id, 120).status is dg.DagsterRunStatus.SUCCESS, platform.story(run_id)
     records = platform.instance.get_records_for_run(run_id).records
-    said = {record.storage_id: record.event_log_entry.user_message for record in records}
+    said = {record.storage_id: record.event_log_entry.message for record in records}
     [ended] = [number for number, message in said.items() if message.startswith('Finished execution of step "waits"')]
     assert [number for number, message in said.items() if number > ended and "younger" in message]
 

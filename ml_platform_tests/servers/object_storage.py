@@ -65,6 +65,8 @@ class Bucket:
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
+            # The default, eight, is enough for one bucket.
+            "-volume.max=64",
             f"-s3.config={self.folder / 's3.json'}",
             *(f"-{name}={port}" for name, port in self.ports.items()),
         ]
