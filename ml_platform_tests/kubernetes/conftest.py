@@ -24,6 +24,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 
 from ml_platform.defs.nyc_flights.replay import replay
 from ml_platform.settings import DEFAULT_PORTS, PROCESS_ENVIRONMENT, load
+from ml_platform.stores.delta_log import forget_open_tables
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.instance import is_free
 from ml_platform.stores.models import ModelStore
@@ -56,11 +57,15 @@ class Platform:
     daemon: "Daemon"
 
     def rotate(self, new: Credentials) -> None:
-        """Replace every Secret, and begin servers anew, as the runbook says; runs are left alone."""
+        """Replace every Secret, and begin servers anew, as the runbook says; runs are left alone.
+
+        This process stands in for one that begins anew too: no table stays open with what opened it before.
+        """
         for name, content in new.secrets.items():
             self.cluster.set_secret(name, content)
         self.environment |= outside(self.release, new, Path(self.environment["PGSERVICEFILE"]).parent)
         self.credentials = new
+        forget_open_tables()
         self.daemon.restart(self.environment)
         self.workspace.refresh_workspace()
 
