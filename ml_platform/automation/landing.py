@@ -1,6 +1,7 @@
 """The sensor that watches the landing folder and requests the daily chain for what is out of date."""
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ INTERVAL_SECONDS = 2
 _WORTH_WAITING = timedelta(seconds=3)
 """A tick waits so long for files to settle: Dagster's daemon asks again in five seconds."""
 
+_WATCH_SECONDS = 4.0
+"""Until so long after its beginning a tick with nothing to do looks whether something lands; then the next is near."""
+
+_LOOK_SECONDS = 0.25
+
 
 def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
     """One range run for every ready period that landed, was corrected, or is read by what was.
@@ -38,14 +44,18 @@ def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from ml_platform.stores.planning import plan_now
 
+        watched_until = time.monotonic() + _WATCH_SECONDS
         running = under_way(context.instance, dataset, training_counts=False)
         if running is not None:
             return dg.SkipReason(f"run {running.run_id} is under way")
         here = settings.load()
-        settles_in = Landing(here.landing, here.landing_settle).settles_in(dataset.tables)
-        if settles_in <= _WORTH_WAITING:
-            time.sleep(settles_in.total_seconds())
+        landed = Landing(here.landing, here.landing_settle)
+        seen = landed.entries_changed_at(dataset.tables)
+        _settled(landed, dataset)
         found = plan_now(here, dataset)
+        if found.days is None and _is_added_to(landed, dataset, seen, watched_until):
+            _settled(landed, dataset)
+            found = plan_now(here, dataset)
         if found.days is None:
             return dg.SkipReason(_nothing_to_do(found))
         first, last = found.days
@@ -54,6 +64,26 @@ def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=found.run_key, tags=tags)], cursor=found.run_key)
 
     return landing
+
+
+def _settled(landed: Landing, dataset: Dataset) -> None:
+    """Wait for what is written just now, unless that takes long: then a later tick takes it in."""
+    settles_in = landed.settles_in(dataset.tables)
+    if settles_in <= _WORTH_WAITING:
+        time.sleep(settles_in.total_seconds())
+
+
+def _is_added_to(landed: Landing, dataset: Dataset, seen: Sequence[int], until: float) -> bool:
+    """Whether the folders get other entries than those seen, before a moment of the monotonic clock.
+
+    Only where files take time to settle: elsewhere (object storage, a drive that lands them itself) nobody writes while
+    one looks, or each look costs a request.
+    """
+    while seen and landed.settle and time.monotonic() < until:
+        if landed.entries_changed_at(dataset.tables) != seen:
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return False
 
 
 def landing_sensor_name(dataset: Dataset) -> str:

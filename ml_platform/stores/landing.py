@@ -105,6 +105,13 @@ class Landing:
         waits = (wait for spec in specs for _, _, wait in self._entries(spec))
         return timedelta(seconds=min(max(waits, default=0.0), self.settle.total_seconds()))
 
+    def entries_changed_at(self, specs: Iterable[TableSpec]) -> tuple[int, ...]:
+        """When each table's folder on a disk last got or lost an entry (nanoseconds; 0: there is no folder)."""
+        if not isinstance(self.root, PurePath):
+            return ()
+        folders = [self.root / spec.source_pattern.rpartition("/")[0] for spec in specs]
+        return tuple(folder.stat().st_mtime_ns if folder.is_dir() else 0 for folder in folders)
+
     def landed_through(self, spec: TableSpec) -> datetime | None:
         """The table's watermark: the end of its newest landed period; None where nothing has landed."""
         return max((file.end for file in self._files(spec) if file.end is not None), default=None)

@@ -1,6 +1,7 @@
 """The landing sensor on real files: one range run for what is out of date, and nothing when nothing is."""
 
 import os
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
+from ml_platform.automation import landing as landing_module
 from ml_platform.automation.calendar import daily
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.defs import datasets
@@ -182,6 +185,22 @@ def test_a_tick_waits_for_what_settles_within_seconds(home: Path, monkeypatch: p
     list(replay(load().landing, until=date(2013, 1, 2)))
     with dg.DagsterInstance.ephemeral() as instance:
         assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
+
+
+def test_a_tick_with_nothing_to_do_watches_the_folder_and_takes_in_what_lands(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_LANDING_SETTLE_SECONDS", "1")
+    monkeypatch.setattr(landing_module, "_WATCH_SECONDS", 120.0)
+    landing = threading.Timer(1.5, lambda: list(replay(load().landing, until=date(2013, 1, 2))))
+    landing.start()
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
+    landing.join()
+
+
+def test_a_tick_that_watches_ends_before_the_next_is_due() -> None:
+    assert landing_module._WATCH_SECONDS < MIN_INTERVAL_LOOP_TIME
 
 
 def test_a_run_reads_no_file_that_is_still_written(home: Path) -> None:
