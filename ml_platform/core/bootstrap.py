@@ -5,23 +5,16 @@ congestion, so intervals that draw rows one by one are too narrow; days are draw
 there are enough of them. All figures of one report use one set of resamples: that makes differences paired.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
-
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from ml_platform.core.metrics import Floats, Metric, Scored
+from ml_platform.core.metrics import Metric, Scored
+from ml_platform.core.resamples import Floats, Resamples
 
 RESAMPLES = 300
 MINIMUM_DAYS = 7
 """With fewer days than this, drawing days says little: rows are drawn."""
-
-_CHUNK_CELLS = 100_000
-"""Weights looked at in one go: what a core's cache holds."""
 
 
 class Figure(BaseModel):
@@ -39,32 +32,6 @@ class Figure(BaseModel):
         if self.low is None or self.high is None:
             return f"{self.value:.4g}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-
-@dataclass(frozen=True)
-class Resamples:
-    """How often each unit (a row, or a day of rows) was drawn.
-
-    ``counts`` is (resamples, units); ``units`` is the unit of each row.
-    """
-
-    counts: npt.NDArray[np.float64]
-    units: npt.NDArray[np.int64]
-    unit: Literal["row", "day"]
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Resamples":
-        """The same draws, seen by these rows only."""
-        return replace(self, units=self.units[rows])
-
-    def weights(self) -> Iterator[Floats]:
-        """Row weights (resamples, rows), a bounded number of resamples at a time."""
-        size = max(1, _CHUNK_CELLS // max(1, len(self.units)))
-        for start in range(0, len(self.counts), size):
-            yield self.counts[start : start + size, self.units]
-
-    def apply(self, function: Callable[[Floats], Floats]) -> Floats:
-        """``function`` of the weights, for every resample."""
-        return np.concatenate([function(weights) for weights in self.weights()])
 
 
 def resample(prediction_time: pl.Series, *, seed: int, count: int = RESAMPLES) -> Resamples:
@@ -95,4 +62,4 @@ def figure(value: float, resampled: Floats, confidence: float) -> Figure:
 
 def metric_figure(metric: Metric, scored: Scored, resamples: Resamples, confidence: float) -> Figure:
     """A metric of scored rows with its interval; ``resamples`` must be of the same rows."""
-    return figure(metric.value(scored), resamples.apply(lambda weights: metric.function(scored, weights)), confidence)
+    return figure(metric.value(scored), metric.function(scored, resamples), confidence)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ml_platform.core.bootstrap import Figure, Resamples, figure, resample
+from ml_platform.core.bootstrap import Figure, figure, resample
 from ml_platform.core.evaluation_report import (
     CalibrationBin,
     Confusion,
@@ -29,7 +29,6 @@ from ml_platform.core.evaluation_report import (
 from ml_platform.core.explanation import case_result, importance
 from ml_platform.core.metrics import (
     ERROR_RATES,
-    Floats,
     Metric,
     Scored,
     bin_sums,
@@ -38,6 +37,7 @@ from ml_platform.core.metrics import (
     metrics_for,
 )
 from ml_platform.core.model_spec import Baseline, ModelSpec, Task
+from ml_platform.core.resamples import Floats, Resamples
 from ml_platform.core.scoring import raw_scores
 from ml_platform.core.splits import assert_no_leakage
 from ml_platform.core.training import FittedModel, check_labels, cost_threshold
@@ -212,11 +212,9 @@ def _metric_results(
 
 def _measure(metrics: Sequence[Metric], rows: Scored, resamples: Resamples) -> tuple[Floats, Floats]:
     """Metrics on the rows as they are (metrics,), and on every resample (metrics, resamples)."""
-
-    def all_of(weights: Floats) -> Floats:
-        return np.stack([each.function(rows, weights) for each in metrics], axis=1)
-
-    return np.array([each.value(rows) for each in metrics]), resamples.apply(all_of).T
+    return np.array([each.value(rows) for each in metrics]), np.stack(
+        [each.function(rows, resamples) for each in metrics]
+    )
 
 
 def _slices(spec: ModelSpec, own: Scored, holdout: pl.DataFrame, resamples: Resamples) -> tuple[SliceResult, ...]:
@@ -281,13 +279,9 @@ def _gaps(spec: ModelSpec, own: Scored, holdout: pl.DataFrame, resamples: Resamp
 
 def _calibration(own: Scored, resamples: Resamples, confidence: float) -> tuple[CalibrationBin, ...]:
     bins = calibration_bins(own.score)
-    rows, labels, scores = (sums[0] for sums in bin_sums(own, bins, np.ones((1, len(own)))))
-
-    def mean_labels(weights: Floats) -> Floats:
-        drawn, positives, _ = bin_sums(own, bins, weights)
-        return np.divide(positives, drawn, out=np.full_like(drawn, np.nan), where=drawn > 0)
-
-    draws = resamples.apply(mean_labels)
+    rows, labels, scores = (sums[0] for sums in bin_sums(own, bins, Resamples.as_they_are(len(own))))
+    drawn, positives, _ = bin_sums(own, bins, resamples)
+    draws = np.divide(positives, drawn, out=np.full_like(drawn, np.nan), where=drawn > 0)
     return tuple(
         CalibrationBin(
             mean_score=float(scores[i] / rows[i]),

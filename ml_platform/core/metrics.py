@@ -1,6 +1,6 @@
 """What the quality of a model is measured by: every metric once, for the data and for all resamples alike.
 
-Belongs here: metrics as functions of scored rows and row weights, and the registry that names them,
+Belongs here: metrics as functions of scored rows and their resamples, and the registry that names them,
 says which direction is better, their unit and what they mean. Intervals are ``bootstrap``.
 """
 
@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_platform.core.model_spec import Costs, Task
-
-Floats = npt.NDArray[np.float64]
+from ml_platform.core.resamples import Floats, Resamples
 
 CALIBRATION_BINS = 10
 LABEL_UNIT = "unit of the label"
@@ -37,8 +36,8 @@ class Scored:
         return replace(self, label=self.label[rows], score=self.score[rows], decision=decision)
 
 
-MetricFunction = Callable[[Scored, Floats], Floats]
-"""Scored rows and weights (resamples, rows) to one value per resample; NaN where it is undefined."""
+MetricFunction = Callable[[Scored, Resamples], Floats]
+"""Scored rows and resamples of them to one value per resample; NaN where it is undefined."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Metric:
 
     def value(self, scored: Scored) -> float:
         """The metric on the rows as they are; NaN where it is undefined."""
-        return float(self.function(scored, np.ones((1, len(scored))))[0])
+        return float(self.function(scored, Resamples.as_they_are(len(scored)))[0])
 
     def gain(self, new: Floats, old: Floats) -> Floats:
         """How much better ``new`` is than ``old``: positive is better, whichever direction the metric has."""
@@ -74,14 +73,12 @@ def calibration_bins(score: Floats, bins: int = CALIBRATION_BINS) -> npt.NDArray
     return np.unique(np.searchsorted(edges, score, side="right"), return_inverse=True)[1].astype(np.int64)
 
 
-def bin_sums(scored: Scored, bins: npt.NDArray[np.int64], weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Weighted rows, labels and scores per bin, each (resamples, bins)."""
-    member = (bins[:, None] == np.arange(bins.max() + 1)[None, :]).astype(np.float64)
-    return (
-        weights @ member,
-        weights @ (member * scored.label[:, None]),
-        weights @ (member * scored.score[:, None]),
-    )
+def bin_sums(scored: Scored, bins: npt.NDArray[np.int64], resamples: Resamples) -> tuple[Floats, Floats, Floats]:
+    """Rows, labels and scores per bin, each summed up for every resample: (resamples, bins)."""
+    number = int(bins.max(initial=0)) + 1
+    every = np.ones(len(scored))
+    rows, labels, scores = (resamples.totals(values, bins, number) for values in (every, scored.label, scored.score))
+    return rows, labels, scores
 
 
 def metrics_for(task: Task) -> Mapping[str, Metric]:
@@ -107,38 +104,45 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def _mean_of(loss: Callable[[Scored], Floats]) -> MetricFunction:
-    def mean(scored: Scored, weights: Floats) -> Floats:
-        return _ratio(weights @ loss(scored), weights.sum(axis=1))
+    def mean(scored: Scored, resamples: Resamples) -> Floats:
+        return _ratio(resamples.total(loss(scored)), resamples.rows())
 
     return mean
 
 
-def _by_threshold(scored: Scored, weights: Floats) -> tuple[Floats, Floats]:
-    """Weighted positives and negatives at each distinct score, highest first: (resamples, distinct scores)."""
+def _over_thresholds(scored: Scored, resamples: Resamples, value: Callable[[Floats, Floats], Floats]) -> Floats:
+    """A value of the positives and negatives drawn at each distinct score, highest first: (resamples, scores) each."""
     order = np.argsort(-scored.score, kind="stable")
-    score = scored.score[order]
+    score, label = scored.score[order], scored.label[order]
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-    weights = weights[:, order]
-    positives = weights * scored.label[order]
-    negatives = weights - positives
-    if len(starts) == len(score):
-        return positives, negatives
-    return np.add.reduceat(positives, starts, axis=1), np.add.reduceat(negatives, starts, axis=1)
+    found = []
+    for weights in resamples.take(order).weights():
+        positives = weights * label
+        negatives = weights - positives
+        if len(starts) < len(score):
+            positives = np.add.reduceat(positives, starts, axis=1)
+            negatives = np.add.reduceat(negatives, starts, axis=1)
+        found.append(value(positives, negatives))
+    return np.concatenate(found)
 
 
-def _auc(scored: Scored, weights: Floats) -> Floats:
-    positives, negatives = _by_threshold(scored, weights)
-    above = np.cumsum(positives, axis=1)
-    pairs = np.einsum("ij,ij->i", negatives, above - positives / 2)
-    return _ratio(pairs, above[:, -1] * negatives.sum(axis=1))
+def _auc(scored: Scored, resamples: Resamples) -> Floats:
+    def share(positives: Floats, negatives: Floats) -> Floats:
+        above = np.cumsum(positives, axis=1)
+        pairs = np.einsum("ij,ij->i", negatives, above - positives / 2)
+        return _ratio(pairs, above[:, -1] * negatives.sum(axis=1))
+
+    return _over_thresholds(scored, resamples, share)
 
 
-def _average_precision(scored: Scored, weights: Floats) -> Floats:
-    positives, negatives = _by_threshold(scored, weights)
-    found = np.cumsum(positives, axis=1)
-    taken = found + np.cumsum(negatives, axis=1)
-    precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-    return _ratio(np.einsum("ij,ij->i", positives, precision), found[:, -1])
+def _average_precision(scored: Scored, resamples: Resamples) -> Floats:
+    def area(positives: Floats, negatives: Floats) -> Floats:
+        found = np.cumsum(positives, axis=1)
+        taken = found + np.cumsum(negatives, axis=1)
+        precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
+        return _ratio(np.einsum("ij,ij->i", positives, precision), found[:, -1])
+
+    return _over_thresholds(scored, resamples, area)
 
 
 def _log_losses(scored: Scored) -> Floats:
@@ -146,8 +150,8 @@ def _log_losses(scored: Scored) -> Floats:
     return np.asarray(-np.log(np.where(scored.label == 1, score, 1 - score)))
 
 
-def _calibration_error(scored: Scored, weights: Floats) -> Floats:
-    rows, labels, scores = bin_sums(scored, calibration_bins(scored.score), weights)
+def _calibration_error(scored: Scored, resamples: Resamples) -> Floats:
+    rows, labels, scores = bin_sums(scored, calibration_bins(scored.score), resamples)
     return _ratio(np.abs(labels - scores).sum(axis=1), rows.sum(axis=1))
 
 
@@ -157,62 +161,62 @@ def _decision(scored: Scored) -> Floats:
     return scored.decision
 
 
-def confusion(scored: Scored, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Weighted true positives, false positives, false negatives, true negatives per resample."""
+def confusion(scored: Scored, resamples: Resamples) -> tuple[Floats, Floats, Floats, Floats]:
+    """True positives, false positives, false negatives and true negatives of each resample."""
     label, decision = scored.label, _decision(scored)
-    cells = np.stack(
-        [label * decision, (1 - label) * decision, label * (1 - decision), (1 - label) * (1 - decision)], axis=1
+    return (
+        resamples.total(label * decision),
+        resamples.total((1 - label) * decision),
+        resamples.total(label * (1 - decision)),
+        resamples.total((1 - label) * (1 - decision)),
     )
-    counts = weights @ cells
-    return counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3]
 
 
-def _error_rate(scored: Scored, weights: Floats) -> Floats:
-    _, fp, fn, _ = confusion(scored, weights)
-    return _ratio(fp + fn, weights.sum(axis=1))
+def _error_rate(scored: Scored, resamples: Resamples) -> Floats:
+    _, fp, fn, _ = confusion(scored, resamples)
+    return _ratio(fp + fn, resamples.rows())
 
 
-def _false_positive_rate(scored: Scored, weights: Floats) -> Floats:
-    _, fp, _, tn = confusion(scored, weights)
+def _false_positive_rate(scored: Scored, resamples: Resamples) -> Floats:
+    _, fp, _, tn = confusion(scored, resamples)
     return _ratio(fp, fp + tn)
 
 
-def _false_negative_rate(scored: Scored, weights: Floats) -> Floats:
-    tp, _, fn, _ = confusion(scored, weights)
+def _false_negative_rate(scored: Scored, resamples: Resamples) -> Floats:
+    tp, _, fn, _ = confusion(scored, resamples)
     return _ratio(fn, tp + fn)
 
 
-def _precision(scored: Scored, weights: Floats) -> Floats:
-    tp, fp, _, _ = confusion(scored, weights)
+def _precision(scored: Scored, resamples: Resamples) -> Floats:
+    tp, fp, _, _ = confusion(scored, resamples)
     return _ratio(tp, tp + fp)
 
 
-def _f1(scored: Scored, weights: Floats) -> Floats:
-    tp, fp, fn, _ = confusion(scored, weights)
+def _f1(scored: Scored, resamples: Resamples) -> Floats:
+    tp, fp, fn, _ = confusion(scored, resamples)
     return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
-def _expected_cost(scored: Scored, weights: Floats) -> Floats:
+def _expected_cost(scored: Scored, resamples: Resamples) -> Floats:
     if scored.costs is None:
         raise ValueError("the expected cost needs the declared costs of wrong decisions")
-    _, fp, fn, _ = confusion(scored, weights)
+    _, fp, fn, _ = confusion(scored, resamples)
     cost = scored.costs.false_positive * fp + scored.costs.false_negative * fn
-    return _ratio(cost, weights.sum(axis=1))
+    return _ratio(cost, resamples.rows())
 
 
 def _squared(scored: Scored) -> Floats:
     return np.asarray((scored.label - scored.score) ** 2)
 
 
-def _root_mean_square(scored: Scored, weights: Floats) -> Floats:
-    return np.asarray(np.sqrt(_mean_of(_squared)(scored, weights)))
+def _root_mean_square(scored: Scored, resamples: Resamples) -> Floats:
+    return np.asarray(np.sqrt(_mean_of(_squared)(scored, resamples)))
 
 
-def _explained(scored: Scored, weights: Floats) -> Floats:
+def _explained(scored: Scored, resamples: Resamples) -> Floats:
     centred = scored.label - scored.label.mean()
-    rows = weights.sum(axis=1)
-    total = weights @ centred**2 - _ratio((weights @ centred) ** 2, rows)
-    return 1 - _ratio(weights @ _squared(scored), total)
+    total = resamples.total(centred**2) - _ratio(resamples.total(centred) ** 2, resamples.rows())
+    return 1 - _ratio(resamples.total(_squared(scored)), total)
 
 
 def _pinball_90(scored: Scored) -> Floats:
@@ -258,11 +262,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "Mean distance between score and label over ten bins of equally many rows. Resampling adds noise to "
                 "every bin, so the interval may lie above the value.",
             ),
-            Metric("accuracy", lambda s, w: 1 - _error_rate(s, w), True, "share", "Share of right decisions.", _BINARY),
+            Metric("accuracy", lambda s, r: 1 - _error_rate(s, r), True, "share", "Share of right decisions.", _BINARY),
             Metric("precision", _precision, True, "share", "Share of positive decisions that were right.", _BINARY),
             Metric(
                 "recall",
-                lambda s, w: 1 - _false_negative_rate(s, w),
+                lambda s, r: 1 - _false_negative_rate(s, r),
                 True,
                 "share",
                 "Share of positives that were decided positive.",

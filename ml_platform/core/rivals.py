@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import partial, reduce
+from functools import reduce
 
 import numpy as np
 import polars as pl
@@ -177,5 +177,5 @@ def paired_difference(
             raise ValueError("the frames compared are not of the same rows: each row must be scored by both")
         one, other = (scored(spec, cost_threshold(spec), frame, frame["score"].to_numpy()) for frame in (ours, theirs))
         values.append(judged.value(one) - judged.value(other))
-        draws.append(drawn.apply(partial(judged.function, one)) - drawn.apply(partial(judged.function, other)))
+        draws.append(judged.function(one, drawn) - judged.function(other, drawn))
     return figure(float(np.mean(values)), np.mean(draws, axis=0), spec.gate.confidence)

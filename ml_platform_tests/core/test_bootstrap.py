@@ -45,10 +45,23 @@ def test_a_part_of_the_rows_sees_the_same_draws():
 
 def test_chunks_make_no_difference(monkeypatch):
     drawn = resample(times(8, 5), seed=1, count=7)
-    whole = drawn.apply(lambda weights: weights.sum(axis=1))
-    monkeypatch.setattr("ml_platform.core.bootstrap._CHUNK_CELLS", 80)
+    score = np.random.default_rng(0).random(40)
+    scored = Scored((score > 0.3).astype(float), score.round(1))
+    whole = METRICS["auc"].function(scored, drawn)
+    monkeypatch.setattr("ml_platform.core.resamples._CHUNK_CELLS", 80)
     assert len(list(drawn.weights())) == 4
-    assert (drawn.apply(lambda weights: weights.sum(axis=1)) == whole).all()
+    assert (METRICS["auc"].function(scored, drawn) == whole).all()
+
+
+@pytest.mark.parametrize("days", [8, 6])
+def test_totals_are_those_of_the_rows_written_out(days):
+    drawn = resample(times(days, 5), seed=1, count=7).take(np.arange(3, 28))
+    values, groups = np.arange(25.0), np.arange(25) % 3
+    weights = np.concatenate(list(drawn.weights()))
+    assert drawn.total(values) == pytest.approx(weights @ values)
+    assert drawn.rows() == pytest.approx(weights.sum(axis=1))
+    by_group = [weights[:, groups == group] @ values[groups == group] for group in range(3)]
+    assert drawn.totals(values, groups, 4) == pytest.approx(np.stack([*by_group, np.zeros(7)], axis=1))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_claim():

@@ -15,6 +15,7 @@ from ml_platform.core.metrics import (
     metrics_for,
 )
 from ml_platform.core.model_spec import Costs, Task
+from ml_platform.core.resamples import Resamples
 
 COSTS = Costs(false_positive=1, false_negative=3)
 rows = st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 3)), min_size=1, max_size=30)
@@ -70,7 +71,7 @@ def test_average_precision_equals_its_sum_over_thresholds(rows):
 def test_a_row_drawn_twice_counts_as_two_rows(name, rows):
     whole, weights, written_out = drawn(rows)
     with np.errstate(all="ignore"):
-        weighted = METRICS[name].function(whole, weights)[0]
+        weighted = METRICS[name].function(whole, Resamples(weights, np.arange(len(whole)), "row"))[0]
         expected = METRICS[name].value(written_out) if len(written_out) else np.nan
     assert weighted == pytest.approx(expected, nan_ok=True)
 
@@ -129,7 +130,7 @@ def test_bins_are_in_the_order_of_scores_and_equal_scores_share_one(score):
 
 def test_expected_cost_weighs_each_wrong_decision_by_its_cost():
     own = scored([1, 1, 0, 0], [0.9, 0.1, 0.9, 0.1])
-    assert [float(cell[0]) for cell in confusion(own, np.ones((1, 4)))] == [1, 1, 1, 1]
+    assert [float(cell[0]) for cell in confusion(own, Resamples.as_they_are(4))] == [1, 1, 1, 1]
     assert METRICS["expected_cost"].value(own) == (1 * 1 + 1 * 3) / 4
 
 
