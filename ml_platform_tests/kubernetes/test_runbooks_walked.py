@@ -91,6 +91,8 @@ class Servers:
         return done.stdout
 
     def _start_mlflow(self) -> None:
+        if self._mlflow is not None:
+            return
         [container] = chart.of_kind(self._platform.release.objects, "Deployment")[f"{chart.RELEASE}-mlflow"]["spec"][
             "template"
         ]["spec"]["containers"]
