@@ -5,7 +5,7 @@ source is read :mod:`ml_platform.stores.asof_sources`.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pandas as pd
 import polars as pl
@@ -23,7 +23,6 @@ from ml_platform.stores.sql import query_files
 
 _AT = "event_timestamp"
 _KEY, _MOMENT, _EVENT, _CREATED = "__key_", "__moment", "__event", "__created"
-_MICROSECOND = timedelta(microseconds=1)
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -152,7 +151,7 @@ def join_view(
     asking = frame.select(*(_cast(frame, ours, dtype) for ours, dtype in types.items()), pl.col(at).alias(_MOMENT))
 
     def history(after: datetime | None, until: datetime) -> pl.LazyFrame:
-        return rows.between(stored[event], None if after is None else after + _MICROSECOND, until).select(
+        return rows.between(stored[event], after, until, first_counts=False).select(
             *(pl.col(stored[name]).cast(types[ours]).alias(_KEY + ours) for ours, name in keys.items()),
             sources.moment(rows, stored[event]).alias(_EVENT),
             *([sources.moment(rows, stored[created]).alias(_CREATED)] if created else []),

@@ -65,10 +65,12 @@ class Rows:
         if absent := sorted(set(columns) - set(self.schema)):
             raise ValueError(f"{self.name} lacks the columns {absent}; it has {sorted(self.schema)}")
 
-    def between(self, timestamp: str, first: datetime | None, last: datetime | None) -> pl.LazyFrame:
+    def between(
+        self, timestamp: str, first: datetime | None, last: datetime | None, *, first_counts: bool = True
+    ) -> pl.LazyFrame:
         """The rows whose timestamp is in ``[first, last]``, to the microsecond, as they are stored.
 
-        The condition is on the column as it is stored, so that files that cannot hold such rows are not read.
+        Unless ``first_counts``, those at ``first`` itself are left out. The condition is on the column as it is stored, so that files that cannot hold such rows are not read.
 
         Raises:
             ValueError: the column is no timestamp.
@@ -85,16 +87,20 @@ class Rows:
             stored = pl.col(timestamp)
         else:
             dtype = pl.Datetime("us", "UTC")
+        # As numbers: there is no moment after the last of the year 9999.
         if first is not None:
-            rows = rows.filter(stored >= _first_from(first, dtype))
+            rows = rows.filter(stored >= _first_from(_microseconds(first) + (not first_counts), dtype))
         if last is not None:
-            rows = rows.filter(stored < _first_from(last + _MICROSECOND, dtype))
+            rows = rows.filter(stored < _first_from(_microseconds(last) + 1, dtype))
         return rows
 
 
-def _first_from(moment: datetime, dtype: pl.Datetime) -> pl.Expr:
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _first_from(microseconds: int, dtype: pl.Datetime) -> pl.Expr:
     """The first moment that a column of this type can hold from a moment on; without a zone it holds UTC."""
-    microseconds = (moment - _EPOCH) // _MICROSECOND
     ticks = -(-microseconds // 1000) if dtype.time_unit == "ms" else microseconds
     if dtype.time_unit == "ns":
         ticks = max(_FIRST_NANOSECOND, min(ticks * 1000, -_FIRST_NANOSECOND))

@@ -384,6 +384,26 @@ def test_without_an_entity_frame_every_row_of_a_span_is_asked_for(store: Feature
     ]
 
 
+def test_a_span_may_reach_to_the_end_of_all_time(store: FeatureStore) -> None:
+    found = asked(store, None, ["stats:trips"], start_date=T0 + DAY, end_date=datetime.max)
+    assert found["trips"].to_list() == [3, 6, 5]
+    last = datetime.max.replace(tzinfo=UTC)
+    pulled = store.provider.offline_store.pull_all_from_table_or_query(
+        store.config, store.get_feature_view("stats").batch_source, ["driver"], ["trips"], "ts", None, T0 + DAY, last
+    )
+    assert sorted(pulled.to_arrow()["trips"].to_pylist()) == [2, 3, 5, 6]
+
+
+def test_rows_may_be_of_the_last_moment_of_all_time(tmp_path: Path) -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    rows = pl.DataFrame({"driver": [1, 1, 2], "ts": [T0, last, last], "made": [last] * 3, "rate": [0.1, 0.2, 0.3]})
+    store = project(tmp_path, step_rows=1, history_rows=1)
+    store.apply([DRIVER, stats_view(stored(rows.with_columns(trips=pl.lit(1)), tmp_path / "stats", "file"))])
+    moments = pl.Series([last, last, last - timedelta(microseconds=1)], dtype=pl.Datetime("us", "UTC"))
+    found = asked(store, pl.DataFrame({"driver": [2, 1, 1], "event_timestamp": moments}))
+    assert found["rate"].to_list() == [0.3, 0.2, 0.1]
+
+
 def test_a_view_of_no_entity_is_one_row_for_all(tmp_path: Path) -> None:
     source = stored(STATS.filter(pl.col("driver") == 1).drop("driver"), tmp_path / "rates", "file")
     store = project(tmp_path)
