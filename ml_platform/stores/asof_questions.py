@@ -86,7 +86,8 @@ def known_between(config: RepoConfig, views: Sequence[FeatureView], first: datet
         raise ValueError(f"views of the same join keys are needed without an entity frame; theirs are {sorted(keys)}")
     found = []
     for view in views:
-        rows, event = sources.read(config, view.batch_source), _stored(view, view.batch_source.timestamp_field)
+        source = sources.of_view(view)
+        rows, event = sources.read(config, source), _stored(view, source.timestamp_field)
         names = {ours: _stored(view, theirs) for ours, theirs in _join_keys(view).items()}
         rows.require([event, *names.values()])
         known = rows.between(event, first, last).select(
@@ -134,7 +135,7 @@ def join_view(
     created_bounds: bool,
 ) -> pl.DataFrame:
     """A view's features, named as ``names`` says, of each row of the frame."""
-    keys, source = _join_keys(view), view.batch_source
+    keys, source = _join_keys(view), sources.of_view(view)
     if missing := set(keys) - set(frame.columns):
         raise FeastEntityDFMissingColumnsError(set(keys) | {at}, missing)
     if clash := sorted(set(names.values()) & set(frame.columns)):

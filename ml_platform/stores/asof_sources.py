@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.feature_view import FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
@@ -235,6 +236,20 @@ def lake_table(config: RepoConfig, source: DataSource) -> bool:
 def lake_uri(config: RepoConfig) -> str:
     """Where the lake is."""
     return str(FileSource.get_uri_for_file_path(config.repo_path, config.offline_store.lake))
+
+
+def of_view(view: FeatureView) -> DataSource:
+    """Where a view's rows are stored.
+
+    Raises:
+        ValueError: it says no source.
+    """
+    if view.batch_source is None:
+        raise ValueError(
+            f"view {view.name!r} has no batch source, so nothing of it is stored: declare it with "
+            "`source=FileSource(...)`, or with a PushSource that has a `batch_source`"
+        )
+    return view.batch_source
 
 
 def locate(config: RepoConfig, source: DataSource) -> str:

@@ -150,7 +150,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         def newest() -> pl.DataFrame:
             rows = _pulled(config, data_source, columns, order, start_date, end_date)
             found = newest_of_each(rows, join_key_columns, timestamp_field, created_timestamp_column or None)
-            return _keyed(found.collect(engine="streaming").sort(timestamp_field, *join_key_columns), join_key_columns)
+            answer = found.collect(engine="streaming").sort(timestamp_field, *join_key_columns)
+            return answer if join_key_columns else _with_the_key_of_all(answer)
 
         return AsOfRetrievalJob(config, newest, [], full_feature_names=False, metadata=None)
 
@@ -165,13 +166,17 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row in ``[start_date, end_date]``."""
+        """Every row in ``[start_date, end_date]``.
+
+        Rows of a view without keys have the one that Feast looks up for it; a log or a saved data set, whose source says
+        no timestamp, has the columns that are asked for.
+        """
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *order]
 
         def every() -> pl.DataFrame:
-            rows = _pulled(config, data_source, columns, order, start_date, end_date)
-            return _keyed(rows.collect(), join_key_columns)
+            rows = _pulled(config, data_source, columns, order, start_date, end_date).collect()
+            return rows if join_key_columns or not data_source.timestamp_field else _with_the_key_of_all(rows)
 
         return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None)
 
@@ -182,10 +187,10 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         """Add rows to the source of a view.
 
         Raises:
-            ValueError: the columns are not those of the source, in its order.
+            ValueError: the columns are not those of the source, in its order; or the view has no source.
             NotImplementedError: the source is a table of the lake, which only the platform writes.
         """
-        source = feature_view.batch_source
+        source = sources.of_view(feature_view)
         if not sources.lake_table(config, source):
             stored = list(sources.read(config, source).schema)
             if table.column_names != stored:
@@ -372,9 +377,9 @@ def _pulled(
     )
 
 
-def _keyed(found: pl.DataFrame, join_keys: Sequence[str]) -> pl.DataFrame:
+def _with_the_key_of_all(found: pl.DataFrame) -> pl.DataFrame:
     """Rows with the key that Feast looks up where a view has none."""
-    return found if join_keys else found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
+    return found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
 
 
 def _with_usual_types(table: pa.Table) -> pa.Table:
@@ -396,6 +401,12 @@ def _usual(dtype: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pa.types.is_large_list(dtype):
         return pa.list_(pa.field("item", _usual(dtype.value_type)))
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(pa.field("item", _usual(dtype.value_type)), dtype.list_size)
+    if pa.types.is_map(dtype):
+        return pa.map_(_usual(dtype.key_type), _usual(dtype.item_type))
+    if pa.types.is_dictionary(dtype):
+        return pa.dictionary(dtype.index_type, _usual(dtype.value_type), dtype.ordered)
     if pa.types.is_struct(dtype):
         return pa.struct([dtype[place].with_type(_usual(dtype[place].type)) for place in range(dtype.num_fields)])
     return dtype

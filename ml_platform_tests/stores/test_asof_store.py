@@ -208,6 +208,25 @@ def test_answers_have_the_types_that_other_stores_answer_in(
     assert job.to_arrow()["value"].to_pylist() == values[::-1]
 
 
+def test_texts_are_usual_ones_inside_of_other_types_too(tmp_path: Path) -> None:
+    types = {
+        "map": (pa.map_(pa.string(), pa.list_(pa.string())), [[("a", ["x"])], []]),
+        "category": (pa.dictionary(pa.int8(), pa.string()), ["a", "b"]),
+        "pair": (pa.list_(pa.string(), 2), [["a", "b"], ["c", "d"]]),
+        "parts": (pa.struct({"of": pa.map_(pa.string(), pa.binary())}), [{"of": [("a", b"x")]}, None]),
+    }
+    columns = {name: pa.array(values, dtype) for name, (dtype, values) in types.items()}
+    rows = pa.table({"driver": [1, 2], "ts": pa.array([T0, T0], pa.timestamp("us", "UTC")), **columns})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    store = project(tmp_path)
+    source = FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field="ts")
+    found = store.provider.offline_store.pull_all_from_table_or_query(
+        store.config, source, ["driver"], list(types), "ts"
+    ).to_arrow()
+    assert "large" not in str(found.schema)
+    assert {name: found[name].to_pylist() for name in types} == {name: values for name, (_, values) in types.items()}
+
+
 def test_a_feature_that_a_view_has_not_is_a_key_error(store: FeatureStore) -> None:
     with pytest.raises(KeyError):
         asked(store, ASKED, ["stats:absent"])
@@ -466,6 +485,18 @@ def test_feast_s_monitoring_is_told_what_the_store_does_not_do(store: FeatureSto
         store.get_historical_features(ASKED, ["stats:rate"]).to_remote_storage()
 
 
+def test_a_log_and_a_saved_set_without_keys_have_the_columns_that_are_asked_for(tmp_path: Path) -> None:
+    rows = STATS.filter(pl.col("driver") == 1).drop("driver", "made").rename({"ts": "event_timestamp"})
+    store = project(tmp_path)
+    source = stored(
+        rows, tmp_path / "rates", "file", timestamp_field="event_timestamp", created_timestamp_column=""
+    )
+    store.apply([FeatureView(name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source)])
+    job = store.get_historical_features(ASKED[["event_timestamp"]], ["rates:rate"])
+    kept = store.create_saved_dataset(job, "kept", SavedDatasetFileStorage(path=str(tmp_path / "kept.parquet")))
+    assert kept.to_df().columns.tolist() == ["rate", "event_timestamp"]
+
+
 @pytest.mark.parametrize(("name", "part"), [("stats.pq", ""), ("stats.parquet", "part-0.parquet")])
 def test_a_file_or_folder_may_have_any_name(tmp_path: Path, name: str, part: str) -> None:
     place, store = tmp_path / name, project(tmp_path)
@@ -620,6 +651,20 @@ def test_what_is_wrong_with_a_source_is_named(tmp_path: Path) -> None:
         NotImplementedError, match=r"BigQuerySource .* is not read here: declare a FileSource in Parquet or Delta"
     ):
         store.apply([DRIVER, FeatureView(name="elsewhere", entities=[DRIVER], source=elsewhere)])
+
+
+def test_a_view_that_is_stored_nowhere_is_named(tmp_path: Path) -> None:
+    store = project(tmp_path)
+    schema = [Field(name="driver", dtype=Int64), Field(name="rate", dtype=Float64)]
+    view = FeatureView(name="stats", entities=[DRIVER], schema=schema)
+    store.apply([DRIVER, view])
+    for question in (
+        lambda: asked(store),
+        lambda: asked(store, None, start_date=T0, end_date=T0 + DAY),
+        lambda: store.provider.offline_store.offline_write_batch(store.config, view, STATS.to_arrow(), None),
+    ):
+        with pytest.raises(ValueError, match=r"view 'stats' has no batch source.*`source=FileSource\(\.\.\.\)`"):
+            question()
 
 
 def test_views_of_other_keys_need_an_entity_frame(tmp_path: Path) -> None:
