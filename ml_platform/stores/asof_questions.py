@@ -125,6 +125,41 @@ def _stored(view: FeatureView, name: str) -> str:
     return str(next(mapped, name))
 
 
+def require_askable(columns: Sequence[str], view: FeatureView, names: dict[str, str], at: str) -> None:
+    """See that a view can be joined to a frame of these columns, as :func:`join_view` does.
+
+    Raises:
+        FeastEntityDFMissingColumnsError: a join key is missing.
+        ValueError: a feature would be named as a column of the frame, or the view is stored nowhere.
+    """
+    sources.of_view(view)
+    keys = set(_join_keys(view))
+    if missing := keys - set(columns):
+        raise FeastEntityDFMissingColumnsError(keys | {at}, missing)
+    if clash := sorted(set(names.values()) & set(columns)):
+        raise ValueError(f"features {clash} of view {view.name!r} are already columns of the entity frame")
+
+
+def join_views(
+    config: RepoConfig,
+    frame: pl.DataFrame,
+    views: Sequence[tuple[FeatureView, dict[str, str]]],
+    at: str,
+    *,
+    created_bounds: bool,
+) -> pl.DataFrame:
+    """The frame, its moments in UTC, with the features of each view, named as is said beside it."""
+    asking = frame.with_columns(as_utc(frame, at))
+    # Every view is joined in the order of the moments: they are brought into it, and back, once for all.
+    order = None if asking[at].is_sorted() else asking[at].arg_sort()
+    if order is not None:
+        asking = asking[order]
+    for view, names in views:
+        entities = asking.select(frame.columns)
+        asking = asking.hstack(join_view(config, entities, view, names, at, created_bounds=created_bounds))
+    return asking if order is None else asking[order.arg_sort()]
+
+
 def join_view(
     config: RepoConfig,
     frame: pl.DataFrame,
@@ -136,10 +171,6 @@ def join_view(
 ) -> pl.DataFrame:
     """A view's features, named as ``names`` says, of each row of the frame."""
     keys, source = _join_keys(view), sources.of_view(view)
-    if missing := set(keys) - set(frame.columns):
-        raise FeastEntityDFMissingColumnsError(set(keys) | {at}, missing)
-    if clash := sorted(set(names.values()) & set(frame.columns)):
-        raise ValueError(f"features {clash} of view {view.name!r} are already columns of the entity frame")
     event, created = source.timestamp_field, source.created_timestamp_column or None
     times = [event, *([created] if created else [])]
     rows = sources.read(config, source)

@@ -3,9 +3,11 @@
 Only the offline store imports this module, and only Feast imports that: Feast may be imported at the top here.
 """
 
+import fcntl
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,7 +73,8 @@ class Rows:
     ) -> pl.LazyFrame:
         """The rows whose timestamp is in ``[first, last]``, to the microsecond, as they are stored.
 
-        Unless ``first_counts``, those at ``first`` itself are left out. The condition is on the column as it is stored, so that files that cannot hold such rows are not read.
+        Unless ``first_counts``, those at ``first`` itself are left out. The condition is on the column as it is stored,
+        so that files that cannot hold such rows are not read.
 
         Raises:
             ValueError: the column is no timestamp.
@@ -157,9 +160,12 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
     """Add rows to a source, in the types that it has.
 
     A folder of Parquet files gets one more, in each of its partitions (``driver=1``) if it has such; a single file is
-    replaced by one with the rows added.
+    replaced by one with the rows added. On a disk, those who add to one file wait for each other; in object storage the
+    rows of one of two at the same moment are lost, and whoever reads a file while it is replaced may fail: what several
+    write is better a folder or Delta.
 
     Raises:
+        FileNotFoundError: a folder without a Parquet file, whose columns nobody knows.
         NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
     """
     place, options = locate(config, source), options_of(config, source)
@@ -175,14 +181,19 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
         return
     files, path = _filesystem(place, options)
     if not _one_file(files, path):
-        first = pq.ParquetDataset(path, filesystem=files).files[0]
+        first = next(iter(pq.ParquetDataset(path, filesystem=files).files), None)
+        if first is None:
+            raise FileNotFoundError(
+                f"the folder {place} holds no Parquet file, whose columns new rows must have: write a first one"
+            )
         parts = [part.partition("=")[0] for part in first.removeprefix(path).split("/")[:-1] if "=" in part]
         kept = [field for field in pq.read_schema(first, filesystem=files) if field.name not in parts]
         kept += [table.schema.field(name) for name in parts]
         _add(files, path, table.select([field.name for field in kept]).cast(pa.schema(kept)), parts)
         return
-    stood = pq.read_table(path, filesystem=files)
-    _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
+    with _alone(place):
+        stood = pq.read_table(path, filesystem=files)
+        _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
 
 
 def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
@@ -353,6 +364,18 @@ def _one_file(files: "FileSystem", path: str) -> bool:
     """Whether a place is one Parquet file or a folder of them; where nothing is, the name says what it is to be."""
     found = files.get_file_info(path)
     return path.endswith(".parquet") if found.type.name == "NotFound" else bool(found.is_file)
+
+
+@contextmanager
+def _alone(place: str) -> Iterator[None]:
+    """Let no other process of this kind change a file on a disk meanwhile."""
+    if "://" in place:
+        yield
+        return
+    path = Path(place)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _put(files: "FileSystem", path: str, table: pa.Table) -> None:

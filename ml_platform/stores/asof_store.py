@@ -32,9 +32,10 @@ from ml_platform.stores.asof_questions import (
     as_utc,
     entity_frame,
     features_asked,
-    join_view,
+    join_views,
     known_between,
     moment_column,
+    require_askable,
     shown_name,
 )
 
@@ -105,32 +106,22 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         else:
             frame = entity_frame(config, entity_df)
         at = moment_column(frame)
-        entity_columns = frame.columns
-        asking = frame.with_columns(as_utc(frame, at))
-        # Every view is joined in the order of the moments: they are brought into it, and back, once for all.
-        order = None if asking[at].is_sorted() else asking[at].arg_sort()
-        if order is not None:
-            asking = asking[order]
-        for view in feature_views:
-            wanted = features_asked(view, feature_refs)
-            names = {name: f"{shown_name(view)}__{name}" if full_feature_names else name for name in wanted}
-            asking = asking.hstack(
-                join_view(
-                    config, asking.select(entity_columns), view, names, at, created_bounds=filter_by_created_timestamp
-                )
-            )
-        if order is not None:
-            asking = asking[order.arg_sort()]
+        views = [(view, _shown(view, feature_refs, full=full_feature_names)) for view in feature_views]
+        for view, names in views:
+            require_askable(frame.columns, view, names, at)
+        moments = frame.select(as_utc(frame, at))[at]
         metadata = RetrievalMetadata(
             features=feature_refs,
-            keys=[name for name in entity_columns if name != at],
-            min_event_timestamp=asking[at].min(),
-            max_event_timestamp=asking[at].max(),
+            keys=[name for name in frame.columns if name != at],
+            min_event_timestamp=moments.min(),
+            max_event_timestamp=moments.max(),
         )
+
+        def known() -> pl.DataFrame:
+            return join_views(config, frame, views, at, created_bounds=filter_by_created_timestamp)
+
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        return AsOfRetrievalJob(
-            config, lambda: asking, on_demand, full_feature_names=full_feature_names, metadata=metadata
-        )
+        return AsOfRetrievalJob(config, known, on_demand, full_feature_names=full_feature_names, metadata=metadata)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -168,8 +159,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
     ) -> RetrievalJob:
         """Every row in ``[start_date, end_date]``.
 
-        Rows of a view without keys have the one that Feast looks up for it; a log or a saved data set, whose source says
-        no timestamp, has the columns that are asked for.
+        Rows of a view without keys have the one that Feast looks up for it; a log or a saved data set, whose source
+        says no timestamp, has the columns that are asked for.
         """
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *order]
@@ -287,7 +278,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
 class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     """A result that is computed when it is first asked for, and once; Feast adds the on-demand views.
 
-    Not before: Feast makes jobs that it may never run, as for the rows of a saved dataset whose profile it has kept.
+    What is asked about is read and checked before, the sources are not: Feast makes jobs that it may never run, as for
+    the rows of a saved dataset whose profile it has kept.
     """
 
     def __init__(
@@ -308,7 +300,10 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
 
     @cached_property
     def _frame(self) -> pl.DataFrame:
-        return self._compute()
+        frame = self._compute()
+        # What was asked about is let go of.
+        self._compute = lambda: frame
+        return frame
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
@@ -357,6 +352,12 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def metadata(self) -> RetrievalMetadata | None:
         """What was asked for."""
         return self._metadata
+
+
+def _shown(view: FeatureView, feature_refs: Sequence[str], *, full: bool) -> dict[str, str]:
+    """What each feature of a view that is asked for is called in the answer."""
+    wanted = features_asked(view, feature_refs)
+    return {name: f"{shown_name(view)}__{name}" if full else name for name in wanted}
 
 
 def _pulled(

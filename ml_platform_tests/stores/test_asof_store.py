@@ -1,6 +1,7 @@
 """The offline store in Feast projects that know nothing of the platform: Parquet and Delta, every kind of question."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from feast.repo_config import RepoConfig
 from feast.types import Array, Bool, Bytes, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from ml_platform.stores import asof_sources as sources
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.sql import RefusedQueryError
 
@@ -453,6 +455,22 @@ def test_rows_are_added_to_a_source_in_its_own_order_of_columns(tmp_path: Path, 
         store.write_to_offline_store("stats", more[["rate", "driver", "ts", "made", "trips"]], reorder_columns=False)
 
 
+def test_rows_that_two_writers_add_to_one_file_at_a_time_are_all_there(tmp_path: Path) -> None:
+    source, config = stored(STATS, tmp_path / "stats", "file"), project(tmp_path).config
+    with ThreadPoolExecutor(2) as writers:
+        for done in [writers.submit(sources.append, config, source, STATS.head(1).to_arrow()) for _ in range(60)]:
+            done.result()
+    assert pl.read_parquet(source.path).height == STATS.height + 60
+
+
+def test_rows_are_not_added_to_a_folder_that_holds_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    source = FileSource(path=str(folder), timestamp_field="ts")
+    with pytest.raises(FileNotFoundError, match=r"the folder .*/empty holds no Parquet file, .* write a first one"):
+        sources.append(project(tmp_path).config, source, STATS.to_arrow())
+
+
 def test_rows_are_added_to_the_partitions_of_a_folder(tmp_path: Path) -> None:
     place, store = tmp_path / "stats", project(tmp_path)
     for trips, rows in STATS.with_columns(pl.col("trips") % 2).partition_by("trips", as_dict=True).items():
@@ -488,9 +506,7 @@ def test_feast_s_monitoring_is_told_what_the_store_does_not_do(store: FeatureSto
 def test_a_log_and_a_saved_set_without_keys_have_the_columns_that_are_asked_for(tmp_path: Path) -> None:
     rows = STATS.filter(pl.col("driver") == 1).drop("driver", "made").rename({"ts": "event_timestamp"})
     store = project(tmp_path)
-    source = stored(
-        rows, tmp_path / "rates", "file", timestamp_field="event_timestamp", created_timestamp_column=""
-    )
+    source = stored(rows, tmp_path / "rates", "file", timestamp_field="event_timestamp", created_timestamp_column="")
     store.apply([FeatureView(name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source)])
     job = store.get_historical_features(ASKED[["event_timestamp"]], ["rates:rate"])
     kept = store.create_saved_dataset(job, "kept", SavedDatasetFileStorage(path=str(tmp_path / "kept.parquet")))
@@ -563,6 +579,32 @@ def test_a_kept_result_is_read_when_its_rows_are_asked_for_and_once(tmp_path: Pa
     assert gone.features == ["stats:rate"]
     with pytest.raises(FileNotFoundError, match=r"no Parquet file or folder .*kept\.parquet"):
         gone.to_df()
+
+
+def test_sources_are_read_when_an_answer_is_asked_for_and_once(tmp_path: Path) -> None:
+    store, source = project(tmp_path), stored(STATS, tmp_path / "stats", "file")
+    store.apply([DRIVER, stats_view(source)])
+    file, away = Path(source.path), tmp_path / "away"
+    file.rename(away)
+    job = store.get_historical_features(ASKED, ["stats:rate"])
+    assert job.metadata.min_event_timestamp == T0 - DAY
+    assert job.metadata.max_event_timestamp == T0 + 5 * DAY
+    with pytest.raises(FileNotFoundError, match="no Parquet file or folder"):
+        job.to_arrow()
+    away.rename(file)
+    rates = job.to_arrow()["rate"]
+    file.unlink()
+    assert job.to_arrow()["rate"] == rates
+
+
+def test_what_cannot_be_asked_is_refused_before_a_source_is_read(tmp_path: Path) -> None:
+    store, source = project(tmp_path), stored(STATS, tmp_path / "stats", "file")
+    store.apply([DRIVER, stats_view(source)])
+    Path(source.path).unlink()
+    with pytest.raises(FeastEntityDFMissingColumnsError, match=r"\{'driver'\} were missing"):
+        store.get_historical_features(ASKED.drop(columns="driver"), ["stats:rate"])
+    with pytest.raises(ValueError, match=r"features \['rate'\] of view 'stats' are already columns"):
+        store.get_historical_features(ASKED.assign(rate=1.0), ["stats:rate"])
 
 
 def test_served_features_are_logged_and_read_again(tmp_path: Path, store: FeatureStore) -> None:
