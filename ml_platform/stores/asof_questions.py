@@ -78,9 +78,12 @@ def as_utc(frame: pl.DataFrame, column: str) -> pl.Expr:
 def known_between(config: RepoConfig, views: Sequence[FeatureView], first: datetime, last: datetime) -> pl.DataFrame:
     """Keys and moments of every row of the views between two moments, each once.
 
+    Views without keys are one row for all: they say who is asked about only where no view has keys.
+
     Raises:
         ValueError: the views have different join keys.
     """
+    views = [view for view in views if _join_keys(view)] or views
     keys = {tuple(sorted(_join_keys(view))) for view in views}
     if len(keys) != 1:
         raise ValueError(f"views of the same join keys are needed without an entity frame; theirs are {sorted(keys)}")

@@ -405,6 +405,27 @@ def test_without_an_entity_frame_every_row_of_a_span_is_asked_for(store: Feature
     ]
 
 
+def test_without_an_entity_frame_a_view_of_no_entity_is_joined_to_the_rows_of_the_others(tmp_path: Path) -> None:
+    rates = STATS.filter(pl.col("driver") == 1).select("ts", "made", general="rate")
+    everyone = FeatureView(
+        name="everyone",
+        entities=[],
+        schema=[Field(name="general", dtype=Float64)],
+        source=stored(rates, tmp_path / "rates", "file"),
+    )
+    store = project(tmp_path)
+    store.apply([DRIVER, stats_view(stored(STATS, tmp_path / "stats", "file")), everyone])
+    span = {"start_date": T0, "end_date": T0 + 2 * DAY}
+    for features in (["everyone:general", "stats:trips"], ["stats:trips", "everyone:general"]):
+        assert asked(store, None, features, **span).select("driver", "event_timestamp", "trips", "general").rows() == [
+            (1, T0, 1, 0.1),
+            (2, T0, 4, 0.1),
+            (1, T0 + DAY, 3, 0.25),
+            (3, T0 + 2 * DAY, 6, 0.25),
+        ]
+    assert asked(store, None, ["everyone:general"], **span)["general"].to_list() == [0.1, 0.25]
+
+
 def test_a_span_may_reach_to_the_end_of_all_time(store: FeatureStore) -> None:
     found = asked(store, None, ["stats:trips"], start_date=T0 + DAY, end_date=datetime.max)
     assert found["trips"].to_list() == [3, 6, 5]
