@@ -41,6 +41,11 @@ _DAYS_OF = {"features": EVENT_TIME, "raw": KNOWN_AT}
 
 _FIXED = re.compile(r"[+-]\d\d:?\d\d")
 
+_STORAGES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl")
+"""What polars and deltalake both reach, by the same options."""
+
+_READ_ALONE = ("http", "https")
+
 _WIDER = pl.ScanCastOptions(
     integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
 )
@@ -267,12 +272,19 @@ def locate(config: RepoConfig, source: DataSource) -> str:
     """Where a source's files are.
 
     Raises:
-        NotImplementedError: a source that is no file.
+        NotImplementedError: a source that is no file, or one in a storage that cannot be read.
     """
     if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat | ParquetFormat | None):
         raise NotImplementedError(
             f"{type(source).__name__} {source.name!r} is not read here: declare a FileSource in Parquet or Delta, "
             "or use the offline store of its kind"
+        )
+    delta = isinstance(source.file_format, DeltaFormat)
+    scheme, _, _ = source.path.rpartition("://")
+    if scheme and scheme.lower() not in (_STORAGES if delta else (*_STORAGES, *_READ_ALONE)):
+        raise NotImplementedError(
+            f"source {source.path!r} is not read here: paths on a disk are, and in object storage those with "
+            f"{', '.join(f'{name}://' for name in _STORAGES)} (and Parquet files at http:// and https://)"
         )
     return str(FileSource.get_uri_for_file_path(config.repo_path, source.path))
 

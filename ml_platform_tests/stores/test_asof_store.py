@@ -242,6 +242,19 @@ def test_sql_that_does_more_than_read_is_refused(tmp_path: Path, store: FeatureS
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("table", "extension"),
+    [
+        ("'s3://bucket/asked.parquet'", "httpfs"),
+        ("'az://box/asked.parquet'", "azure"),
+        ("delta_scan('asked')", "delta"),
+    ],
+)
+def test_sql_over_what_duckdb_cannot_read_says_what_to_give(store: FeatureStore, table: str, extension: str) -> None:
+    with pytest.raises(RefusedQueryError, match=rf"extension '{extension}', .* polars\.scan_delta\(\.\.\.\)\.collect"):
+        asked(store, f"SELECT * FROM {table}")
+
+
 def test_a_version_of_a_source_that_has_none_is_an_error(tmp_path: Path) -> None:
     store = project(tmp_path)
     source = stored(STATS, tmp_path / "stats", "file")
