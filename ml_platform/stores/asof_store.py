@@ -134,12 +134,12 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key in ``[start_date, end_date]``; what ``feast materialize`` writes."""
+        """The newest row of each key in ``[start_date, end_date]``, with every column if no feature is named."""
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
-        columns = [*join_key_columns, *feature_name_columns, *order]
+        columns = (join_key_columns, feature_name_columns, order)
 
         def newest() -> pl.DataFrame:
-            rows = _pulled(config, data_source, columns, order, start_date, end_date)
+            rows = _pulled(config, data_source, *columns, start_date, end_date)
             found = newest_of_each(rows, join_key_columns, timestamp_field, created_timestamp_column or None)
             answer = found.collect(engine="streaming").sort(timestamp_field, *join_key_columns)
             return answer if join_key_columns else _with_the_key_of_all(answer)
@@ -157,16 +157,16 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row in ``[start_date, end_date]``.
+        """Every row in ``[start_date, end_date]``, with every column if no feature is named; what is materialised.
 
         Rows of a view without keys have the one that Feast looks up for it; a log or a saved data set, whose source
         says no timestamp, has the columns that are asked for.
         """
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
-        columns = [*join_key_columns, *feature_name_columns, *order]
+        columns = (join_key_columns, feature_name_columns, order)
 
         def every() -> pl.DataFrame:
-            rows = _pulled(config, data_source, columns, order, start_date, end_date).collect()
+            rows = _pulled(config, data_source, *columns, start_date, end_date).collect()
             return rows if join_key_columns or not data_source.timestamp_field else _with_the_key_of_all(rows)
 
         return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None)
@@ -363,13 +363,18 @@ def _shown(view: FeatureView, feature_refs: Sequence[str], *, full: bool) -> dic
 def _pulled(
     config: RepoConfig,
     source: DataSource,
-    columns: Sequence[str],
+    keys: Sequence[str],
+    features: Sequence[str],
     times: Sequence[str],
     start: datetime | None,
     end: datetime | None,
 ) -> pl.LazyFrame:
-    """A source's columns by the names that it has itself, its timestamps in UTC."""
+    """A source's columns by the names that it has itself, its timestamps in UTC.
+
+    Without features all: so Feast asks for what a transformation of a view is to be given.
+    """
     rows = sources.read(config, source)
+    columns = [*keys, *(features or rows.schema), *times]
     rows.require(columns)
     first, last = (None if bound is None else make_tzaware(bound) for bound in (start, end))
     wanted = [name for name in dict.fromkeys(columns) if name not in times]
