@@ -196,9 +196,9 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
         kept += [table.schema.field(name) for name in parts]
         _add(files, path, table.select([field.name for field in kept]).cast(pa.schema(kept)), parts)
         return
-    with _alone(place):
+    with alone(place):
         stood = pq.read_table(path, filesystem=files)
-        _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
+        put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
 
 
 def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
@@ -225,11 +225,11 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
         schema_mode = "overwrite" if allow_overwrite else None
         write_deltalake(place, table, mode=mode, schema_mode=schema_mode, storage_options=options)
     elif _one_file(files, path):
-        _put(files, path, table)
+        put(files, path, table)
     else:
         stood = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
         files.create_dir(path)
-        _put(files, f"{path}/{uuid.uuid4().hex}.parquet", table)
+        put(files, f"{path}/{uuid.uuid4().hex}.parquet", table)
         # One by one: deltalake's file system of object storage cannot empty a folder.
         for file in stood:
             if file.is_file and file.path.endswith(".parquet"):
@@ -379,7 +379,7 @@ def _one_file(files: "FileSystem", path: str) -> bool:
 
 
 @contextmanager
-def _alone(place: str) -> Iterator[None]:
+def alone(place: str) -> Iterator[None]:
     """Let no other process of this kind change a file on a disk meanwhile."""
     if "://" in place:
         yield
@@ -390,7 +390,7 @@ def _alone(place: str) -> Iterator[None]:
         yield
 
 
-def _put(files: "FileSystem", path: str, table: pa.Table) -> None:
+def put(files: "FileSystem", path: str, table: pa.Table) -> None:
     """Write a file beside its place, and move it there: nobody reads half of it."""
     draft = f"{path}.{uuid.uuid4().hex}.tmp"
     pq.write_table(table, draft, filesystem=files)

@@ -6,7 +6,7 @@ given, a Delta source at a relative path is a table of the lake. Why not a stock
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from feast.utils import compute_non_entity_date_range, make_tzaware
 from pydantic import Field, PositiveInt
 
 from ml_platform.core.asof import HISTORY_ROWS, STEP_ROWS, newest_of_each
+from ml_platform.stores import asof_monitoring as monitoring
 from ml_platform.stores import asof_sources as sources
 from ml_platform.stores.asof_questions import (
     as_utc,
@@ -37,11 +38,6 @@ from ml_platform.stores.asof_questions import (
     moment_column,
     require_askable,
     shown_name,
-)
-
-_NO_MONITORING = (
-    "this store keeps no metrics of Feast's monitoring: the platform's drift_report and performance_report follow a "
-    "model, and other projects name an offline store of Feast's that has tables for them"
 )
 
 
@@ -252,27 +248,42 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
 
     @staticmethod
     def ensure_monitoring_tables(config: RepoConfig) -> None:
-        """Refuse, as all that Feast's monitoring would keep here.
-
-        Raises:
-            NotImplementedError: always; the message says what to use.
-        """
-        raise NotImplementedError(_NO_MONITORING)
+        """Make the folder of what Feast's monitoring keeps, ``feast_monitoring`` beside ``feature_store.yaml``."""
+        monitoring.prepare(config)
 
     @staticmethod
     def save_monitoring_metrics(config: RepoConfig, metric_type: str, metrics: list[dict[str, Any]]) -> None:
-        """Refuse, as :meth:`ensure_monitoring_tables`."""
-        raise NotImplementedError(_NO_MONITORING)
+        """Keep metrics; each takes the place of the one with its key."""
+        monitoring.save(config, metric_type, metrics)
 
     @staticmethod
-    def query_monitoring_metrics(*_: object, **__: object) -> list[dict[str, Any]]:
-        """Refuse, as :meth:`ensure_monitoring_tables`."""
-        raise NotImplementedError(_NO_MONITORING)
+    def query_monitoring_metrics(
+        config: RepoConfig,
+        project: str,
+        metric_type: str,
+        filters: dict[str, Any] | None = None,
+        start_date: date | None = None,
+        end_date: date | None = None,
+    ) -> list[dict[str, Any]]:
+        """Metrics that were kept, of these values and days."""
+        return monitoring.query(config, project, metric_type, filters, start_date, end_date)
 
     @staticmethod
-    def clear_monitoring_baseline(*_: object, **__: object) -> None:
-        """Refuse, as :meth:`ensure_monitoring_tables`."""
-        raise NotImplementedError(_NO_MONITORING)
+    def clear_monitoring_baseline(
+        config: RepoConfig,
+        project: str,
+        feature_view_name: str | None = None,
+        feature_name: str | None = None,
+        data_source_type: str | None = None,
+    ) -> None:
+        """Have features no baseline, so that Feast computes one anew."""
+        filters = {
+            "project_id": project,
+            "feature_view_name": feature_view_name,
+            "feature_name": feature_name,
+            "data_source_type": data_source_type,
+        }
+        monitoring.forget_baseline(config, filters)
 
 
 class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]

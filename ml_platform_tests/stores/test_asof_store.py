@@ -519,20 +519,7 @@ def test_rows_are_added_to_the_partitions_of_a_folder(tmp_path: Path) -> None:
     assert [file.name for file in place.glob("*.parquet")] == []
 
 
-def test_feast_s_monitoring_is_told_what_the_store_does_not_do(store: FeatureStore) -> None:
-    offline, config = store.provider.offline_store, store.config
-    source = store.get_feature_view("stats").batch_source
-    assert offline.get_monitoring_max_timestamp(config, source, "ts") == T0 + 3 * DAY
-    with pytest.raises(NotImplementedError, match="Feast does, on what it reads"):
-        offline.compute_monitoring_metrics(config, source, [("rate", "numeric")], "ts")
-    for refused in (
-        lambda: offline.ensure_monitoring_tables(config),
-        lambda: offline.save_monitoring_metrics(config, "feature", []),
-        lambda: offline.query_monitoring_metrics(config, "plain", "feature"),
-        lambda: offline.clear_monitoring_baseline(config, "plain", feature_name="rate"),
-    ):
-        with pytest.raises(NotImplementedError, match="keeps no metrics of Feast's monitoring: the platform's drift"):
-            refused()
+def test_a_result_is_not_exported(store: FeatureStore) -> None:
     with pytest.raises(NotImplementedError, match="exports no result: use persist"):
         store.get_historical_features(ASKED, ["stats:rate"]).to_remote_storage()
 
