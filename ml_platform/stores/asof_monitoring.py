@@ -107,7 +107,7 @@ def _stored(file: Path) -> list[dict[str, Any]]:
 
 def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     schema = pa.schema([(name, _type(name)) for name in columns])
-    put(LocalFileSystem(), str(file), pa.Table.from_pylist(rows, schema=schema))
+    put(LocalFileSystem(), str(file), [pa.Table.from_pylist(rows, schema=schema)])
 
 
 def _plain(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:

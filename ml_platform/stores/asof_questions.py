@@ -4,7 +4,7 @@ Belongs here: the frames, names and types of a question. How a join is made is :
 source is read :mod:`ml_platform.stores.asof_sources`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
 import pandas as pd
@@ -14,6 +14,7 @@ from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.repo_config import RepoConfig
+from feast.types import Bool, Float32, Float64, Int32, Int64, UnixTimestamp
 
 from ml_platform.core.asof import join_as_of
 from ml_platform.stores import asof_sources as sources
@@ -23,6 +24,10 @@ from ml_platform.stores.sql import query_files
 
 _AT = "event_timestamp"
 _KEY, _MOMENT, _EVENT, _CREATED = "__key_", "__moment", "__event", "__created"
+_FEWEST_ROWS = 10_000
+_NUMBER_BYTES, _TEXT_BYTES = 8, 64
+"""Of texts and nested values a guess, until a part of the answer is there."""
+
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -141,6 +146,38 @@ def require_askable(columns: Sequence[str], view: FeatureView, names: dict[str, 
         raise FeastEntityDFMissingColumnsError(keys | {at}, missing)
     if clash := sorted(set(names.values()) & set(columns)):
         raise ValueError(f"features {clash} of view {view.name!r} are already columns of the entity frame")
+
+
+def join_in_parts(
+    config: RepoConfig,
+    frame: pl.DataFrame,
+    views: Sequence[tuple[FeatureView, dict[str, str]]],
+    at: str,
+    *,
+    created_bounds: bool,
+) -> Iterator[pl.DataFrame]:
+    """As :func:`join_views`, in one frame or, where that would be larger than an answer may be, in several.
+
+    Each reads the history of its own rows: of a frame in the order of its moments little is read twice.
+    """
+    most = config.offline_store.answer_bytes
+    guess = frame.estimated_size() / max(1, frame.height) + sum(_width(view, names) for view, names in views)
+    start, rows = 0, frame.height if frame.height * guess <= most else int(most / 2 / guess)
+    while start == 0 or start < frame.height:
+        rows = max(_FEWEST_ROWS, rows)
+        found = join_views(config, frame.slice(start, rows), views, at, created_bounds=created_bounds)
+        start += rows
+        rows = int(most / 2 / max(1, found.estimated_size() / max(1, found.height)))
+        yield found
+        del found
+
+
+def _width(view: FeatureView, names: Collection[str]) -> int:
+    """About how many bytes a row of these features takes."""
+    numbers = {Bool, Int32, Int64, Float32, Float64, UnixTimestamp}
+    return sum(
+        _NUMBER_BYTES if field.dtype in numbers else _TEXT_BYTES for field in view.features if field.name in names
+    )
 
 
 def join_views(

@@ -6,10 +6,11 @@ Only the offline store imports this module, and only Feast imports that: Feast m
 import fcntl
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,11 +199,11 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
         return
     with alone(place):
         stood = pq.read_table(path, filesystem=files)
-        put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
+        put(files, path, [stood, table.cast(stood.schema)])
 
 
-def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
-    """Write rows to where nothing is, or in place of what is there.
+def replace(config: RepoConfig, source: DataSource, tables: Iterable[pa.Table], *, allow_overwrite: bool) -> None:
+    """Write rows, at least one table of them, to where nothing is, or in place of what is there.
 
     Of a folder only Parquet files are removed, and those once the new one stands.
 
@@ -223,13 +224,15 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
 
         mode = "overwrite" if allow_overwrite else "error"
         schema_mode = "overwrite" if allow_overwrite else None
-        write_deltalake(place, table, mode=mode, schema_mode=schema_mode, storage_options=options)
+        schema, tables = _of_one_schema(tables)
+        rows = pa.RecordBatchReader.from_batches(schema, (batch for table in tables for batch in table.to_batches()))
+        write_deltalake(place, rows, mode=mode, schema_mode=schema_mode, storage_options=options)
     elif _one_file(files, path):
-        put(files, path, table)
+        put(files, path, tables)
     else:
         stood = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
         files.create_dir(path)
-        put(files, f"{path}/{uuid.uuid4().hex}.parquet", table)
+        put(files, f"{path}/{uuid.uuid4().hex}.parquet", tables)
         # One by one: deltalake's file system of object storage cannot empty a folder.
         for file in stood:
             if file.is_file and file.path.endswith(".parquet"):
@@ -390,11 +393,28 @@ def alone(place: str) -> Iterator[None]:
         yield
 
 
-def put(files: "FileSystem", path: str, table: pa.Table) -> None:
-    """Write a file beside its place, and move it there: nobody reads half of it."""
+def put(files: "FileSystem", path: str, tables: Iterable[pa.Table]) -> None:
+    """Write tables, in the types of the first, beside a place, and move them there: nobody reads half of a file."""
     draft = f"{path}.{uuid.uuid4().hex}.tmp"
-    pq.write_table(table, draft, filesystem=files)
+    schema, tables = _of_one_schema(tables)
+    try:
+        with pq.ParquetWriter(draft, schema, filesystem=files) as file:
+            for table in tables:
+                file.write_table(table)
+    except BaseException:
+        if files.get_file_info(draft).is_file:
+            files.delete_file(draft)
+        raise
     files.move(draft, path)
+
+
+def _of_one_schema(tables: Iterable[pa.Table]) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The types of the first table, and all tables in them: a part without a value has another type for it."""
+    rest = iter(tables)
+    first = next(rest)
+    return first.schema, (
+        table if table.schema == first.schema else table.cast(first.schema) for table in chain([first], rest)
+    )
 
 
 def _add(files: "FileSystem", path: str, table: pa.Table, partition_by: Sequence[str] | None) -> None:

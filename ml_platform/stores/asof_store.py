@@ -5,7 +5,9 @@ top, which nothing else under ``ml_platform`` may but what it is made of. Any Fe
 given, a Delta source at a relative path is a table of the lake. Why not a stock store: docs/adr/0006.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +31,12 @@ from pydantic import Field, PositiveInt
 from ml_platform.core.asof import HISTORY_ROWS, STEP_ROWS, newest_of_each
 from ml_platform.stores import asof_monitoring as monitoring
 from ml_platform.stores import asof_sources as sources
+from ml_platform.stores.asof_answers import Answer
 from ml_platform.stores.asof_questions import (
     as_utc,
     entity_frame,
     features_asked,
-    join_views,
+    join_in_parts,
     known_between,
     moment_column,
     require_askable,
@@ -48,7 +51,8 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     every source says itself where it is. ``versions``: the version of a Delta table to read, by the path of its source
     (the newest where none is named). ``storage_options``: how object storage is reached, by the names of the variables
     that its own tools read. ``step_rows``: how many rows of an entity frame are joined at a time.
-    ``history_rows``: how many rows of a source between their moments are held at a time.
+    ``history_rows``: how many rows of a source between their moments are held at a time. ``answer_bytes``: how large an
+    answer is in memory; a larger one is computed in parts of half as much and kept in a temporary file.
     """
 
     type: Literal["ml_platform.stores.asof_store.AsOfOfflineStore"] = "ml_platform.stores.asof_store.AsOfOfflineStore"
@@ -57,6 +61,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     versions: dict[str, int] = Field(default_factory=dict)
     step_rows: PositiveInt = STEP_ROWS
     history_rows: PositiveInt = HISTORY_ROWS
+    answer_bytes: PositiveInt = 4 << 30
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
@@ -113,8 +118,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
             max_event_timestamp=moments.max(),
         )
 
-        def known() -> pl.DataFrame:
-            return join_views(config, frame, views, at, created_bounds=filter_by_created_timestamp)
+        def known() -> Iterator[pl.DataFrame]:
+            return join_in_parts(config, frame, views, at, created_bounds=filter_by_created_timestamp)
 
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         return AsOfRetrievalJob(config, known, on_demand, full_feature_names=full_feature_names, metadata=metadata)
@@ -134,13 +139,13 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = (join_key_columns, feature_name_columns, order)
 
-        def newest() -> pl.DataFrame:
+        def newest() -> Iterator[pl.DataFrame]:
             rows = _pulled(config, data_source, *columns, start_date, end_date)
             found = newest_of_each(rows, join_key_columns, timestamp_field, created_timestamp_column or None)
-            answer = found.collect(engine="streaming").sort(timestamp_field, *join_key_columns)
-            return answer if join_key_columns else _with_the_key_of_all(answer)
+            found = found if join_key_columns else _with_the_key_of_all(found)
+            yield found.collect(engine="streaming").sort(timestamp_field, *join_key_columns)
 
-        return AsOfRetrievalJob(config, newest, [], full_feature_names=False, metadata=None)
+        return AsOfRetrievalJob(config, newest, [], full_feature_names=False, metadata=None, at_once=True)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -161,11 +166,14 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = (join_key_columns, feature_name_columns, order)
 
-        def every() -> pl.DataFrame:
-            rows = _pulled(config, data_source, *columns, start_date, end_date).collect()
-            return rows if join_key_columns or not data_source.timestamp_field else _with_the_key_of_all(rows)
+        def every() -> Iterator[pl.DataFrame]:
+            rows = _pulled(config, data_source, *columns, start_date, end_date)
+            if data_source.timestamp_field and not join_key_columns:
+                rows = _with_the_key_of_all(rows)
+            yield rows.head(0).collect()
+            yield from rows.collect_batches(engine="streaming")
 
-        return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None)
+        return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None, at_once=True)
 
     @staticmethod
     def offline_write_batch(
@@ -296,11 +304,12 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def __init__(
         self,
         config: RepoConfig,
-        compute: Callable[[], pl.DataFrame],
+        compute: Callable[[], Iterable[pl.DataFrame]],
         on_demand: Sequence[OnDemandFeatureView],
         *,
         full_feature_names: bool,
         metadata: RetrievalMetadata | None,
+        at_once: bool = False,
     ) -> None:
         super().__init__()
         self._config = config
@@ -308,22 +317,33 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         self._on_demand = list(on_demand)
         self._full_feature_names = full_feature_names
         self._metadata = metadata
+        self._at_once = at_once
 
     @cached_property
-    def _frame(self) -> pl.DataFrame:
-        frame = self._compute()
+    def _answer(self) -> Answer:
+        answer = Answer(self._compute(), self._config.offline_store.answer_bytes)
         # What was asked about is let go of.
-        self._compute = lambda: frame
-        return frame
+        self._compute = list
+        return answer
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return frame
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        # One chunk: Feast's conversion for the online store takes the first batch of a table and drops the rest.
-        table: pa.Table = self._frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-        return _with_usual_types(table).combine_chunks()
+        table = self._answer.table()
+        # Of rows that go online Feast takes the first batch alone.
+        return table.combine_chunks() if self._at_once else table
+
+    def _parts(self) -> Iterator[pa.Table]:
+        """The result, on-demand features included, no more of it in memory than is to be."""
+        if not self._answer.spilled:
+            yield self.to_arrow()
+            return
+        for table in self._answer.tables():
+            part = copy(self)
+            part._answer = Answer([pl.DataFrame(table)], sys.maxsize)
+            yield part.to_arrow()
 
     def to_sql(self) -> str:
         """Refuse: nothing here is SQL.
@@ -342,12 +362,12 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         raise NotImplementedError("this store exports no result: use persist, whose path may be in object storage")
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the result, on-demand features included, to a file in Parquet or Delta.
+        """Write the result, on-demand features included, in Parquet or Delta; a large one a part at a time.
 
         Raises:
             SavedDatasetLocationAlreadyExists: something is there, and it is not to be overwritten.
         """
-        sources.replace(self._config, storage.to_data_source(), self.to_arrow(), allow_overwrite=allow_overwrite)
+        sources.replace(self._config, storage.to_data_source(), self._parts(), allow_overwrite=allow_overwrite)
 
     @property
     def full_feature_names(self) -> bool:
@@ -394,36 +414,6 @@ def _pulled(
     )
 
 
-def _with_the_key_of_all(found: pl.DataFrame) -> pl.DataFrame:
+def _with_the_key_of_all(found: pl.LazyFrame) -> pl.LazyFrame:
     """Rows with the key that Feast looks up where a view has none."""
     return found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
-
-
-def _with_usual_types(table: pa.Table) -> pa.Table:
-    """Texts and lists in the types that other stores answer in, where they fit; polars has only the large ones."""
-    schema = pa.schema([field.with_type(_usual(field.type)) for field in table.schema])
-    if schema == table.schema:
-        return table
-    try:
-        return table.cast(schema)
-    except pa.ArrowInvalid:
-        # More than 2 GB in one column.
-        return table
-
-
-def _usual(dtype: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(dtype):
-        return pa.string()
-    if pa.types.is_large_binary(dtype):
-        return pa.binary()
-    if pa.types.is_large_list(dtype):
-        return pa.list_(pa.field("item", _usual(dtype.value_type)))
-    if pa.types.is_fixed_size_list(dtype):
-        return pa.list_(pa.field("item", _usual(dtype.value_type)), dtype.list_size)
-    if pa.types.is_map(dtype):
-        return pa.map_(_usual(dtype.key_type), _usual(dtype.item_type))
-    if pa.types.is_dictionary(dtype):
-        return pa.dictionary(dtype.index_type, _usual(dtype.value_type), dtype.ordered)
-    if pa.types.is_struct(dtype):
-        return pa.struct([dtype[place].with_type(_usual(dtype[place].type)) for place in range(dtype.num_fields)])
-    return dtype

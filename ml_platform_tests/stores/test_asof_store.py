@@ -578,7 +578,7 @@ def test_a_folder_that_is_overwritten_keeps_what_is_not_its_own_and_its_rows_if_
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pyarrow.parquet.write_table", full)
+        patched.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
         with pytest.raises(OSError, match="no space"):
             job.persist(storage, allow_overwrite=True)
     assert pl.read_parquet(folder / "*.parquet").height == len(ASKED)
