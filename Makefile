@@ -36,8 +36,8 @@ test-slow: $(DEV) ## The tests that drive daemons for days of landing, kill proc
 test-kills: $(DEV) ## A week of landing killed at every write, and at random with real daemons
 	$(BIN)/pytest -m kills --timeout 1800
 
-bench: $(DEV) ## Measure the platform beside its references
-	$(BIN)/ml-platform bench
+bench: $(DEV) ## Measure the platform beside its references, and write docs/benchmarks.md; hours
+	$(BIN)/ml-platform bench --write docs
 
 study: $(DEV) ## Compare habits of retraining on the year (docs/retraining.md); takes an hour or so, and goes on where it was stopped
 	$(BIN)/python -W ignore -m ml_platform_tests.retraining_study .ml_platform/study

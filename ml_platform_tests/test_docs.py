@@ -50,6 +50,12 @@ def test_every_make_target_named_exists() -> None:
     assert {"run", "up", "test", "check", "bench"} <= set(re.findall(r"`make ([a-z-]+)", README))
 
 
+def test_make_bench_writes_the_page_by_the_command_that_the_page_names() -> None:
+    recipe = re.search(r"^bench:.*\n\t(.+)$", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    assert recipe[1].removeprefix("$(BIN)/") in (PROJECT_ROOT / "docs/benchmarks.md").read_text().splitlines()
+
+
 def test_every_setting_is_documented_and_every_documented_setting_exists() -> None:
     said = set(VARIABLE.findall(README))
     assert said == variables_read()

@@ -147,7 +147,7 @@ class _Join:
         rows, until = 0, after
         for bin_, many in counts.iter_rows():
             start = after + bin_ * width
-            end = min(start + width, last)
+            end = last if last - start < width else start + width
             if rows and rows + many > self.history_rows:
                 yield until
                 rows = 0

@@ -4,8 +4,8 @@ Belongs here: the frames, names and types of a question. How a join is made is :
 source is read :mod:`ml_platform.stores.asof_sources`.
 """
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 
 import pandas as pd
 import polars as pl
@@ -14,6 +14,7 @@ from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.repo_config import RepoConfig
+from feast.types import Bool, Float32, Float64, Int32, Int64, UnixTimestamp
 
 from ml_platform.core.asof import join_as_of
 from ml_platform.stores import asof_sources as sources
@@ -23,7 +24,10 @@ from ml_platform.stores.sql import query_files
 
 _AT = "event_timestamp"
 _KEY, _MOMENT, _EVENT, _CREATED = "__key_", "__moment", "__event", "__created"
-_MICROSECOND = timedelta(microseconds=1)
+_FEWEST_ROWS = 10_000
+_NUMBER_BYTES, _TEXT_BYTES = 8, 64
+"""Of texts and nested values a guess, until a part of the answer is there."""
+
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -79,15 +83,19 @@ def as_utc(frame: pl.DataFrame, column: str) -> pl.Expr:
 def known_between(config: RepoConfig, views: Sequence[FeatureView], first: datetime, last: datetime) -> pl.DataFrame:
     """Keys and moments of every row of the views between two moments, each once.
 
+    Views without keys are one row for all: they say who is asked about only where no view has keys.
+
     Raises:
         ValueError: the views have different join keys.
     """
+    views = [view for view in views if _join_keys(view)] or views
     keys = {tuple(sorted(_join_keys(view))) for view in views}
     if len(keys) != 1:
         raise ValueError(f"views of the same join keys are needed without an entity frame; theirs are {sorted(keys)}")
     found = []
     for view in views:
-        rows, event = sources.read(config, view.batch_source), _stored(view, view.batch_source.timestamp_field)
+        source = sources.of_view(view)
+        rows, event = sources.read(config, source), _stored(view, source.timestamp_field)
         names = {ours: _stored(view, theirs) for ours, theirs in _join_keys(view).items()}
         rows.require([event, *names.values()])
         known = rows.between(event, first, last).select(
@@ -125,6 +133,73 @@ def _stored(view: FeatureView, name: str) -> str:
     return str(next(mapped, name))
 
 
+def require_askable(columns: Sequence[str], view: FeatureView, names: dict[str, str], at: str) -> None:
+    """See that a view can be joined to a frame of these columns, as :func:`join_view` does.
+
+    Raises:
+        FeastEntityDFMissingColumnsError: a join key is missing.
+        ValueError: a feature would be named as a column of the frame, or the view is stored nowhere.
+    """
+    sources.of_view(view)
+    keys = set(_join_keys(view))
+    if missing := keys - set(columns):
+        raise FeastEntityDFMissingColumnsError(keys | {at}, missing)
+    if clash := sorted(set(names.values()) & set(columns)):
+        raise ValueError(f"features {clash} of view {view.name!r} are already columns of the entity frame")
+
+
+def join_in_parts(
+    config: RepoConfig,
+    frame: pl.DataFrame,
+    views: Sequence[tuple[FeatureView, dict[str, str]]],
+    at: str,
+    *,
+    created_bounds: bool,
+) -> Iterator[pl.DataFrame]:
+    """As :func:`join_views`, in one frame or, where that would be larger than an answer may be, in several.
+
+    Each reads the history of its own rows: of a frame in the order of its moments little is read twice.
+    """
+    most = config.offline_store.answer_bytes
+    guess = frame.estimated_size() / max(1, frame.height) + sum(_width(view, names) for view, names in views)
+    start, rows = 0, frame.height if frame.height * guess <= most else int(most / 2 / guess)
+    while start == 0 or start < frame.height:
+        rows = max(_FEWEST_ROWS, rows)
+        found = join_views(config, frame.slice(start, rows), views, at, created_bounds=created_bounds)
+        start += rows
+        rows = int(most / 2 / max(1, found.estimated_size() / max(1, found.height)))
+        yield found
+        del found
+
+
+def _width(view: FeatureView, names: Collection[str]) -> int:
+    """About how many bytes a row of these features takes."""
+    numbers = {Bool, Int32, Int64, Float32, Float64, UnixTimestamp}
+    return sum(
+        _NUMBER_BYTES if field.dtype in numbers else _TEXT_BYTES for field in view.features if field.name in names
+    )
+
+
+def join_views(
+    config: RepoConfig,
+    frame: pl.DataFrame,
+    views: Sequence[tuple[FeatureView, dict[str, str]]],
+    at: str,
+    *,
+    created_bounds: bool,
+) -> pl.DataFrame:
+    """The frame, its moments in UTC, with the features of each view, named as is said beside it."""
+    asking = frame.with_columns(as_utc(frame, at))
+    # Every view is joined in the order of the moments: they are brought into it, and back, once for all.
+    order = None if asking[at].is_sorted() else asking[at].arg_sort()
+    if order is not None:
+        asking = asking[order]
+    for view, names in views:
+        entities = asking.select(frame.columns)
+        asking = asking.hstack(join_view(config, entities, view, names, at, created_bounds=created_bounds))
+    return asking if order is None else asking[order.arg_sort()]
+
+
 def join_view(
     config: RepoConfig,
     frame: pl.DataFrame,
@@ -135,11 +210,7 @@ def join_view(
     created_bounds: bool,
 ) -> pl.DataFrame:
     """A view's features, named as ``names`` says, of each row of the frame."""
-    keys, source = _join_keys(view), view.batch_source
-    if missing := set(keys) - set(frame.columns):
-        raise FeastEntityDFMissingColumnsError(set(keys) | {at}, missing)
-    if clash := sorted(set(names.values()) & set(frame.columns)):
-        raise ValueError(f"features {clash} of view {view.name!r} are already columns of the entity frame")
+    keys, source = _join_keys(view), sources.of_view(view)
     event, created = source.timestamp_field, source.created_timestamp_column or None
     times = [event, *([created] if created else [])]
     rows = sources.read(config, source)
@@ -152,7 +223,7 @@ def join_view(
     asking = frame.select(*(_cast(frame, ours, dtype) for ours, dtype in types.items()), pl.col(at).alias(_MOMENT))
 
     def history(after: datetime | None, until: datetime) -> pl.LazyFrame:
-        return rows.between(stored[event], None if after is None else after + _MICROSECOND, until).select(
+        return rows.between(stored[event], after, until, first_counts=False).select(
             *(pl.col(stored[name]).cast(types[ours]).alias(_KEY + ours) for ours, name in keys.items()),
             sources.moment(rows, stored[event]).alias(_EVENT),
             *([sources.moment(rows, stored[created]).alias(_CREATED)] if created else []),

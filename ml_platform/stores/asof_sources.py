@@ -3,11 +3,14 @@
 Only the offline store imports this module, and only Feast imports that: Feast may be imported at the top here.
 """
 
+import fcntl
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.feature_view import FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
@@ -37,6 +41,11 @@ _DAYS_OF = {"features": EVENT_TIME, "raw": KNOWN_AT}
 """Which timestamp's UTC days the lake's tables are partitioned by; of other tables each model has its own."""
 
 _FIXED = re.compile(r"[+-]\d\d:?\d\d")
+
+_STORAGES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl")
+"""What polars and deltalake both reach, by the same options."""
+
+_READ_ALONE = ("http", "https")
 
 _WIDER = pl.ScanCastOptions(
     integer_cast="upcast", float_cast="upcast", datetime_cast=["downcast", "upcast", "convert-timezone"]
@@ -65,10 +74,13 @@ class Rows:
         if absent := sorted(set(columns) - set(self.schema)):
             raise ValueError(f"{self.name} lacks the columns {absent}; it has {sorted(self.schema)}")
 
-    def between(self, timestamp: str, first: datetime | None, last: datetime | None) -> pl.LazyFrame:
+    def between(
+        self, timestamp: str, first: datetime | None, last: datetime | None, *, first_counts: bool = True
+    ) -> pl.LazyFrame:
         """The rows whose timestamp is in ``[first, last]``, to the microsecond, as they are stored.
 
-        The condition is on the column as it is stored, so that files that cannot hold such rows are not read.
+        Unless ``first_counts``, those at ``first`` itself are left out. The condition is on the column as it is stored,
+        so that files that cannot hold such rows are not read.
 
         Raises:
             ValueError: the column is no timestamp.
@@ -85,16 +97,20 @@ class Rows:
             stored = pl.col(timestamp)
         else:
             dtype = pl.Datetime("us", "UTC")
+        # As numbers: there is no moment after the last of the year 9999.
         if first is not None:
-            rows = rows.filter(stored >= _first_from(first, dtype))
+            rows = rows.filter(stored >= _first_from(_microseconds(first) + (not first_counts), dtype))
         if last is not None:
-            rows = rows.filter(stored < _first_from(last + _MICROSECOND, dtype))
+            rows = rows.filter(stored < _first_from(_microseconds(last) + 1, dtype))
         return rows
 
 
-def _first_from(moment: datetime, dtype: pl.Datetime) -> pl.Expr:
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _first_from(microseconds: int, dtype: pl.Datetime) -> pl.Expr:
     """The first moment that a column of this type can hold from a moment on; without a zone it holds UTC."""
-    microseconds = (moment - _EPOCH) // _MICROSECOND
     ticks = -(-microseconds // 1000) if dtype.time_unit == "ms" else microseconds
     if dtype.time_unit == "ns":
         ticks = max(_FIRST_NANOSECOND, min(ticks * 1000, -_FIRST_NANOSECOND))
@@ -150,9 +166,12 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
     """Add rows to a source, in the types that it has.
 
     A folder of Parquet files gets one more, in each of its partitions (``driver=1``) if it has such; a single file is
-    replaced by one with the rows added.
+    replaced by one with the rows added. On a disk, those who add to one file wait for each other; in object storage the
+    rows of one of two at the same moment are lost, and whoever reads a file while it is replaced may fail: what several
+    write is better a folder or Delta.
 
     Raises:
+        FileNotFoundError: a folder without a Parquet file, whose columns nobody knows.
         NotImplementedError: a table of the lake, or a source of a kind that cannot be written.
     """
     place, options = locate(config, source), options_of(config, source)
@@ -168,18 +187,23 @@ def append(config: RepoConfig, source: DataSource, table: pa.Table) -> None:
         return
     files, path = _filesystem(place, options)
     if not _one_file(files, path):
-        first = pq.ParquetDataset(path, filesystem=files).files[0]
+        first = next(iter(pq.ParquetDataset(path, filesystem=files).files), None)
+        if first is None:
+            raise FileNotFoundError(
+                f"the folder {place} holds no Parquet file, whose columns new rows must have: write a first one"
+            )
         parts = [part.partition("=")[0] for part in first.removeprefix(path).split("/")[:-1] if "=" in part]
         kept = [field for field in pq.read_schema(first, filesystem=files) if field.name not in parts]
         kept += [table.schema.field(name) for name in parts]
         _add(files, path, table.select([field.name for field in kept]).cast(pa.schema(kept)), parts)
         return
-    stood = pq.read_table(path, filesystem=files)
-    _put(files, path, pa.concat_tables([stood, table.cast(stood.schema)]))
+    with alone(place):
+        stood = pq.read_table(path, filesystem=files)
+        put(files, path, [stood, table.cast(stood.schema)])
 
 
-def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_overwrite: bool) -> None:
-    """Write rows to where nothing is, or in place of what is there.
+def replace(config: RepoConfig, source: DataSource, tables: Iterable[pa.Table], *, allow_overwrite: bool) -> None:
+    """Write rows, at least one table of them, to where nothing is, or in place of what is there.
 
     Of a folder only Parquet files are removed, and those once the new one stands.
 
@@ -200,13 +224,15 @@ def replace(config: RepoConfig, source: DataSource, table: pa.Table, *, allow_ov
 
         mode = "overwrite" if allow_overwrite else "error"
         schema_mode = "overwrite" if allow_overwrite else None
-        write_deltalake(place, table, mode=mode, schema_mode=schema_mode, storage_options=options)
+        schema, tables = _of_one_schema(tables)
+        rows = pa.RecordBatchReader.from_batches(schema, (batch for table in tables for batch in table.to_batches()))
+        write_deltalake(place, rows, mode=mode, schema_mode=schema_mode, storage_options=options)
     elif _one_file(files, path):
-        _put(files, path, table)
+        put(files, path, tables)
     else:
         stood = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
         files.create_dir(path)
-        _put(files, f"{path}/{uuid.uuid4().hex}.parquet", table)
+        put(files, f"{path}/{uuid.uuid4().hex}.parquet", tables)
         # One by one: deltalake's file system of object storage cannot empty a folder.
         for file in stood:
             if file.is_file and file.path.endswith(".parquet"):
@@ -231,16 +257,37 @@ def lake_uri(config: RepoConfig) -> str:
     return str(FileSource.get_uri_for_file_path(config.repo_path, config.offline_store.lake))
 
 
+def of_view(view: FeatureView) -> DataSource:
+    """Where a view's rows are stored.
+
+    Raises:
+        ValueError: it says no source.
+    """
+    if view.batch_source is None:
+        raise ValueError(
+            f"view {view.name!r} has no batch source, so nothing of it is stored: declare it with "
+            "`source=FileSource(...)`, or with a PushSource that has a `batch_source`"
+        )
+    return view.batch_source
+
+
 def locate(config: RepoConfig, source: DataSource) -> str:
     """Where a source's files are.
 
     Raises:
-        NotImplementedError: a source that is no file.
+        NotImplementedError: a source that is no file, or one in a storage that cannot be read.
     """
     if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat | ParquetFormat | None):
         raise NotImplementedError(
             f"{type(source).__name__} {source.name!r} is not read here: declare a FileSource in Parquet or Delta, "
             "or use the offline store of its kind"
+        )
+    delta = isinstance(source.file_format, DeltaFormat)
+    scheme, _, _ = source.path.rpartition("://")
+    if scheme and scheme.lower() not in (_STORAGES if delta else (*_STORAGES, *_READ_ALONE)):
+        raise NotImplementedError(
+            f"source {source.path!r} is not read here: paths on a disk are, and in object storage those with "
+            f"{', '.join(f'{name}://' for name in _STORAGES)} (and Parquet files at http:// and https://)"
         )
     return str(FileSource.get_uri_for_file_path(config.repo_path, source.path))
 
@@ -334,11 +381,40 @@ def _one_file(files: "FileSystem", path: str) -> bool:
     return path.endswith(".parquet") if found.type.name == "NotFound" else bool(found.is_file)
 
 
-def _put(files: "FileSystem", path: str, table: pa.Table) -> None:
-    """Write a file beside its place, and move it there: nobody reads half of it."""
+@contextmanager
+def alone(place: str) -> Iterator[None]:
+    """Let no other process of this kind change a file on a disk meanwhile."""
+    if "://" in place:
+        yield
+        return
+    path = Path(place)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def put(files: "FileSystem", path: str, tables: Iterable[pa.Table]) -> None:
+    """Write tables, in the types of the first, beside a place, and move them there: nobody reads half of a file."""
     draft = f"{path}.{uuid.uuid4().hex}.tmp"
-    pq.write_table(table, draft, filesystem=files)
+    schema, tables = _of_one_schema(tables)
+    try:
+        with pq.ParquetWriter(draft, schema, filesystem=files) as file:
+            for table in tables:
+                file.write_table(table)
+    except BaseException:
+        if files.get_file_info(draft).is_file:
+            files.delete_file(draft)
+        raise
     files.move(draft, path)
+
+
+def _of_one_schema(tables: Iterable[pa.Table]) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The types of the first table, and all tables in them: a part without a value has another type for it."""
+    rest = iter(tables)
+    first = next(rest)
+    return first.schema, (
+        table if table.schema == first.schema else table.cast(first.schema) for table in chain([first], rest)
+    )
 
 
 def _add(files: "FileSystem", path: str, table: pa.Table, partition_by: Sequence[str] | None) -> None:

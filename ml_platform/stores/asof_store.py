@@ -5,8 +5,10 @@ top, which nothing else under ``ml_platform`` may but what it is made of. Any Fe
 given, a Delta source at a relative path is a table of the lake. Why not a stock store: docs/adr/0006.
 """
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,20 +29,18 @@ from feast.utils import compute_non_entity_date_range, make_tzaware
 from pydantic import Field, PositiveInt
 
 from ml_platform.core.asof import HISTORY_ROWS, STEP_ROWS, newest_of_each
+from ml_platform.stores import asof_monitoring as monitoring
 from ml_platform.stores import asof_sources as sources
+from ml_platform.stores.asof_answers import Answer
 from ml_platform.stores.asof_questions import (
     as_utc,
     entity_frame,
     features_asked,
-    join_view,
+    join_in_parts,
     known_between,
     moment_column,
+    require_askable,
     shown_name,
-)
-
-_NO_MONITORING = (
-    "this store keeps no metrics of Feast's monitoring: the platform's drift_report and performance_report follow a "
-    "model, and other projects name an offline store of Feast's that has tables for them"
 )
 
 
@@ -51,7 +51,8 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     every source says itself where it is. ``versions``: the version of a Delta table to read, by the path of its source
     (the newest where none is named). ``storage_options``: how object storage is reached, by the names of the variables
     that its own tools read. ``step_rows``: how many rows of an entity frame are joined at a time.
-    ``history_rows``: how many rows of a source between their moments are held at a time.
+    ``history_rows``: how many rows of a source between their moments are held at a time. ``answer_bytes``: how large an
+    answer is in memory; a larger one is computed in parts of half as much and kept in a temporary file.
     """
 
     type: Literal["ml_platform.stores.asof_store.AsOfOfflineStore"] = "ml_platform.stores.asof_store.AsOfOfflineStore"
@@ -60,6 +61,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     versions: dict[str, int] = Field(default_factory=dict)
     step_rows: PositiveInt = STEP_ROWS
     history_rows: PositiveInt = HISTORY_ROWS
+    answer_bytes: PositiveInt = 4 << 30
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
@@ -105,32 +107,22 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         else:
             frame = entity_frame(config, entity_df)
         at = moment_column(frame)
-        entity_columns = frame.columns
-        asking = frame.with_columns(as_utc(frame, at))
-        # Every view is joined in the order of the moments: they are brought into it, and back, once for all.
-        order = None if asking[at].is_sorted() else asking[at].arg_sort()
-        if order is not None:
-            asking = asking[order]
-        for view in feature_views:
-            wanted = features_asked(view, feature_refs)
-            names = {name: f"{shown_name(view)}__{name}" if full_feature_names else name for name in wanted}
-            asking = asking.hstack(
-                join_view(
-                    config, asking.select(entity_columns), view, names, at, created_bounds=filter_by_created_timestamp
-                )
-            )
-        if order is not None:
-            asking = asking[order.arg_sort()]
+        views = [(view, _shown(view, feature_refs, full=full_feature_names)) for view in feature_views]
+        for view, names in views:
+            require_askable(frame.columns, view, names, at)
+        moments = frame.select(as_utc(frame, at))[at]
         metadata = RetrievalMetadata(
             features=feature_refs,
-            keys=[name for name in entity_columns if name != at],
-            min_event_timestamp=asking[at].min(),
-            max_event_timestamp=asking[at].max(),
+            keys=[name for name in frame.columns if name != at],
+            min_event_timestamp=moments.min(),
+            max_event_timestamp=moments.max(),
         )
+
+        def known() -> Iterator[pl.DataFrame]:
+            return join_in_parts(config, frame, views, at, created_bounds=filter_by_created_timestamp)
+
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        return AsOfRetrievalJob(
-            config, lambda: asking, on_demand, full_feature_names=full_feature_names, metadata=metadata
-        )
+        return AsOfRetrievalJob(config, known, on_demand, full_feature_names=full_feature_names, metadata=metadata)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -143,16 +135,17 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key in ``[start_date, end_date]``; what ``feast materialize`` writes."""
+        """The newest row of each key in ``[start_date, end_date]``, with every column if no feature is named."""
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
-        columns = [*join_key_columns, *feature_name_columns, *order]
+        columns = (join_key_columns, feature_name_columns, order)
 
-        def newest() -> pl.DataFrame:
-            rows = _pulled(config, data_source, columns, order, start_date, end_date)
+        def newest() -> Iterator[pl.DataFrame]:
+            rows = _pulled(config, data_source, *columns, start_date, end_date)
             found = newest_of_each(rows, join_key_columns, timestamp_field, created_timestamp_column or None)
-            return _keyed(found.collect(engine="streaming").sort(timestamp_field, *join_key_columns), join_key_columns)
+            found = found if join_key_columns else _with_the_key_of_all(found)
+            yield found.collect(engine="streaming").sort(timestamp_field, *join_key_columns)
 
-        return AsOfRetrievalJob(config, newest, [], full_feature_names=False, metadata=None)
+        return AsOfRetrievalJob(config, newest, [], full_feature_names=False, metadata=None, at_once=True)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -165,15 +158,22 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row in ``[start_date, end_date]``."""
+        """Every row in ``[start_date, end_date]``, with every column if no feature is named; what is materialised.
+
+        Rows of a view without keys have the one that Feast looks up for it; a log or a saved data set, whose source
+        says no timestamp, has the columns that are asked for.
+        """
         order = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
-        columns = [*join_key_columns, *feature_name_columns, *order]
+        columns = (join_key_columns, feature_name_columns, order)
 
-        def every() -> pl.DataFrame:
-            rows = _pulled(config, data_source, columns, order, start_date, end_date)
-            return _keyed(rows.collect(), join_key_columns)
+        def every() -> Iterator[pl.DataFrame]:
+            rows = _pulled(config, data_source, *columns, start_date, end_date)
+            if data_source.timestamp_field and not join_key_columns:
+                rows = _with_the_key_of_all(rows)
+            yield rows.head(0).collect()
+            yield from rows.collect_batches(engine="streaming")
 
-        return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None)
+        return AsOfRetrievalJob(config, every, [], full_feature_names=False, metadata=None, at_once=True)
 
     @staticmethod
     def offline_write_batch(
@@ -182,10 +182,10 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
         """Add rows to the source of a view.
 
         Raises:
-            ValueError: the columns are not those of the source, in its order.
+            ValueError: the columns are not those of the source, in its order; or the view has no source.
             NotImplementedError: the source is a table of the lake, which only the platform writes.
         """
-        source = feature_view.batch_source
+        source = sources.of_view(feature_view)
         if not sources.lake_table(config, source):
             stored = list(sources.read(config, source).schema)
             if table.column_names != stored:
@@ -256,43 +256,60 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc]
 
     @staticmethod
     def ensure_monitoring_tables(config: RepoConfig) -> None:
-        """Refuse, as all that Feast's monitoring would keep here.
-
-        Raises:
-            NotImplementedError: always; the message says what to use.
-        """
-        raise NotImplementedError(_NO_MONITORING)
+        """Make the folder of what Feast's monitoring keeps, ``feast_monitoring`` beside ``feature_store.yaml``."""
+        monitoring.prepare(config)
 
     @staticmethod
     def save_monitoring_metrics(config: RepoConfig, metric_type: str, metrics: list[dict[str, Any]]) -> None:
-        """Refuse, as :meth:`ensure_monitoring_tables`."""
-        raise NotImplementedError(_NO_MONITORING)
+        """Keep metrics; each takes the place of the one with its key."""
+        monitoring.save(config, metric_type, metrics)
 
     @staticmethod
-    def query_monitoring_metrics(*_: object, **__: object) -> list[dict[str, Any]]:
-        """Refuse, as :meth:`ensure_monitoring_tables`."""
-        raise NotImplementedError(_NO_MONITORING)
+    def query_monitoring_metrics(
+        config: RepoConfig,
+        project: str,
+        metric_type: str,
+        filters: dict[str, Any] | None = None,
+        start_date: date | None = None,
+        end_date: date | None = None,
+    ) -> list[dict[str, Any]]:
+        """Metrics that were kept, of these values and days."""
+        return monitoring.query(config, project, metric_type, filters, start_date, end_date)
 
     @staticmethod
-    def clear_monitoring_baseline(*_: object, **__: object) -> None:
-        """Refuse, as :meth:`ensure_monitoring_tables`."""
-        raise NotImplementedError(_NO_MONITORING)
+    def clear_monitoring_baseline(
+        config: RepoConfig,
+        project: str,
+        feature_view_name: str | None = None,
+        feature_name: str | None = None,
+        data_source_type: str | None = None,
+    ) -> None:
+        """Have features no baseline, so that Feast computes one anew."""
+        filters = {
+            "project_id": project,
+            "feature_view_name": feature_view_name,
+            "feature_name": feature_name,
+            "data_source_type": data_source_type,
+        }
+        monitoring.forget_baseline(config, filters)
 
 
 class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
     """A result that is computed when it is first asked for, and once; Feast adds the on-demand views.
 
-    Not before: Feast makes jobs that it may never run, as for the rows of a saved dataset whose profile it has kept.
+    What is asked about is read and checked before, the sources are not: Feast makes jobs that it may never run, as for
+    the rows of a saved dataset whose profile it has kept.
     """
 
     def __init__(
         self,
         config: RepoConfig,
-        compute: Callable[[], pl.DataFrame],
+        compute: Callable[[], Iterable[pl.DataFrame]],
         on_demand: Sequence[OnDemandFeatureView],
         *,
         full_feature_names: bool,
         metadata: RetrievalMetadata | None,
+        at_once: bool = False,
     ) -> None:
         super().__init__()
         self._config = config
@@ -300,19 +317,33 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         self._on_demand = list(on_demand)
         self._full_feature_names = full_feature_names
         self._metadata = metadata
+        self._at_once = at_once
 
     @cached_property
-    def _frame(self) -> pl.DataFrame:
-        return self._compute()
+    def _answer(self) -> Answer:
+        answer = Answer(self._compute(), self._config.offline_store.answer_bytes)
+        # What was asked about is let go of.
+        self._compute = list
+        return answer
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return frame
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        # One chunk: Feast's conversion for the online store takes the first batch of a table and drops the rest.
-        table: pa.Table = self._frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-        return _with_usual_types(table).combine_chunks()
+        table = self._answer.table()
+        # Of rows that go online Feast takes the first batch alone.
+        return table.combine_chunks() if self._at_once else table
+
+    def _parts(self) -> Iterator[pa.Table]:
+        """The result, on-demand features included, no more of it in memory than is to be."""
+        if not self._answer.spilled:
+            yield self.to_arrow()
+            return
+        for table in self._answer.tables():
+            part = copy(self)
+            part._answer = Answer([pl.DataFrame(table)], sys.maxsize)
+            yield part.to_arrow()
 
     def to_sql(self) -> str:
         """Refuse: nothing here is SQL.
@@ -331,12 +362,12 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         raise NotImplementedError("this store exports no result: use persist, whose path may be in object storage")
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the result, on-demand features included, to a file in Parquet or Delta.
+        """Write the result, on-demand features included, in Parquet or Delta; a large one a part at a time.
 
         Raises:
             SavedDatasetLocationAlreadyExists: something is there, and it is not to be overwritten.
         """
-        sources.replace(self._config, storage.to_data_source(), self.to_arrow(), allow_overwrite=allow_overwrite)
+        sources.replace(self._config, storage.to_data_source(), self._parts(), allow_overwrite=allow_overwrite)
 
     @property
     def full_feature_names(self) -> bool:
@@ -354,16 +385,27 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._metadata
 
 
+def _shown(view: FeatureView, feature_refs: Sequence[str], *, full: bool) -> dict[str, str]:
+    """What each feature of a view that is asked for is called in the answer."""
+    wanted = features_asked(view, feature_refs)
+    return {name: f"{shown_name(view)}__{name}" if full else name for name in wanted}
+
+
 def _pulled(
     config: RepoConfig,
     source: DataSource,
-    columns: Sequence[str],
+    keys: Sequence[str],
+    features: Sequence[str],
     times: Sequence[str],
     start: datetime | None,
     end: datetime | None,
 ) -> pl.LazyFrame:
-    """A source's columns by the names that it has itself, its timestamps in UTC."""
+    """A source's columns by the names that it has itself, its timestamps in UTC.
+
+    Without features all: so Feast asks for what a transformation of a view is to be given.
+    """
     rows = sources.read(config, source)
+    columns = [*keys, *(features or rows.schema), *times]
     rows.require(columns)
     first, last = (None if bound is None else make_tzaware(bound) for bound in (start, end))
     wanted = [name for name in dict.fromkeys(columns) if name not in times]
@@ -372,30 +414,6 @@ def _pulled(
     )
 
 
-def _keyed(found: pl.DataFrame, join_keys: Sequence[str]) -> pl.DataFrame:
+def _with_the_key_of_all(found: pl.LazyFrame) -> pl.LazyFrame:
     """Rows with the key that Feast looks up where a view has none."""
-    return found if join_keys else found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
-
-
-def _with_usual_types(table: pa.Table) -> pa.Table:
-    """Texts and lists in the types that other stores answer in, where they fit; polars has only the large ones."""
-    schema = pa.schema([field.with_type(_usual(field.type)) for field in table.schema])
-    if schema == table.schema:
-        return table
-    try:
-        return table.cast(schema)
-    except pa.ArrowInvalid:
-        # More than 2 GB in one column.
-        return table
-
-
-def _usual(dtype: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(dtype):
-        return pa.string()
-    if pa.types.is_large_binary(dtype):
-        return pa.binary()
-    if pa.types.is_large_list(dtype):
-        return pa.list_(pa.field("item", _usual(dtype.value_type)))
-    if pa.types.is_struct(dtype):
-        return pa.struct([dtype[place].with_type(_usual(dtype[place].type)) for place in range(dtype.num_fields)])
-    return dtype
+    return found.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))

@@ -3,6 +3,7 @@
 Belongs here: what may be asked, and of what. Which tables there are, the caller says.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from ml_platform.stores.table_names import sql_name
 if TYPE_CHECKING:
     # Imported where it is used: the code location loads without it.
     from duckdb import DuckDBPyConnection
+
+
+_EXTENSION = re.compile(r"required extension '(\w+)")
 
 
 class UnknownTableError(LookupError):
@@ -54,14 +58,25 @@ def query_files(sql: str) -> pl.DataFrame:
     """One read over files that the statement names; extensions are not downloaded.
 
     Raises:
-        RefusedQueryError: not exactly one statement, or one that is no read.
+        RefusedQueryError: not exactly one statement, or one that is no read, or one that needs an extension, as for
+            Delta and object storage.
         duckdb.Error: DuckDB refused the statement.
     """
     import duckdb
 
     _require_read(sql)
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as connection:
-        return pl.DataFrame(connection.sql(sql).pl())
+        try:
+            return pl.DataFrame(connection.sql(sql).pl())
+        except duckdb.Error as error:
+            needed = _EXTENSION.search(str(error))
+            if needed is None:
+                raise
+            raise RefusedQueryError(
+                f"this SQL needs DuckDB's extension {needed[1]!r}, and none is downloaded: it reads Parquet, CSV and "
+                "JSON files on this machine. Of Delta or object storage give the rows themselves, as "
+                "polars.scan_delta(...).collect() or polars.read_parquet(...) has them"
+            ) from None
 
 
 def _require_read(sql: str) -> None:

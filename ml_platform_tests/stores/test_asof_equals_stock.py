@@ -1,4 +1,8 @@
-"""The offline store beside Feast's own DuckDB store, on the same files: every row the same."""
+"""The offline store beside Feast's own DuckDB store on the same files, and beside the definition: every row the same.
+
+Sources are one Parquet file or several whose rows and times overlap in any order, and for ours Delta tables of as many
+commits; the stock store reads Delta by an extension that it would download.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +12,9 @@ from typing import Any
 import pandas as pd
 import polars as pl
 import pytest
+from deltalake import write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+from feast.data_format import DeltaFormat, ParquetFormat
 from feast.repo_config import RepoConfig
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
@@ -25,13 +31,19 @@ STOCK = {"type": "duckdb"}
 ticks = st.sampled_from([-2, -1, 0, 1, 2, 59_999_999, 60_000_000, 60_000_001, 119_999_999, 120_000_000, 120_000_001])
 """Microseconds around moments that TTLs of a minute or two reach exactly."""
 
-sites, units = st.sampled_from(["x", "y", None]), st.sampled_from([1, 2, None])
+sites, units = st.sampled_from(["x"] * 6 + ["y", None]), st.sampled_from([1] * 6 + [2, None])
+"""Mostly the same: rows that never meet say nothing of a join."""
+
 known = st.lists(
     st.tuples(sites, units, ticks, st.one_of(st.none(), ticks), st.one_of(st.none(), st.floats(-1, 1))),
     max_size=14,
     unique_by=lambda row: row[:4],
 )
-asked = st.lists(st.tuples(sites, units, ticks), min_size=1, max_size=10)
+ages = st.sampled_from([0, -1, 1, 59_999_999, 60_000_000, 60_000_001, 119_999_999, 120_000_000, 120_000_001])
+asked = st.lists(st.tuples(st.integers(0, 13), ages, st.sampled_from([False] * 7 + [True])), min_size=1, max_size=10)
+"""Rows of an entity frame: the feature row whose keys they have, how much later they ask, whether nobody knows them."""
+
+forms = st.sampled_from(["parquet", "delta"])
 ttls = st.sampled_from([timedelta(0), timedelta(minutes=1), timedelta(minutes=2)])
 
 
@@ -48,21 +60,64 @@ def store(folder: Path, offline: dict[str, Any]) -> FeatureStore:
     return FeatureStore(config=config)
 
 
-def written(folder: Path, rows: list[tuple[Any, ...]]) -> tuple[FileSource, FileSource]:
-    """Sources of two views: by site and unit with created timestamps, and by unit alone without."""
+def frames(rows: list[tuple[Any, ...]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of two views: by site and unit with created timestamps, and by unit alone without."""
     schema = {"site": pl.String, "unit": pl.Int64, "ts": UTC_TIME, "made": UTC_TIME, "value": pl.Float64}
     moments = [
         (site, unit, T0 + _us(ts), None if made is None else T0 + _us(made), value)
         for site, unit, ts, made, value in rows
     ]
     frame = pl.DataFrame(moments, schema=schema, orient="row")
-    frame.write_parquet(folder / "pairs.parquet")
-    by_unit = frame.unique(["unit", "ts"], maintain_order=True).select("unit", "ts", size="value")
-    by_unit.write_parquet(folder / "units.parquet")
-    return (
-        FileSource(path=str(folder / "pairs.parquet"), timestamp_field="ts", created_timestamp_column="made"),
-        FileSource(path=str(folder / "units.parquet"), timestamp_field="ts"),
-    )
+    return frame, frame.unique(["unit", "ts"], maintain_order=True).select("unit", "ts", size="value")
+
+
+def questions(rows: list[tuple[Any, ...]], asking: list[tuple[int, int, bool]]) -> list[dict[str, Any]]:
+    """Entity rows, as ``asked`` describes them."""
+    found = []
+    for number, age, unknown in asking:
+        site, unit, moment, *_ = rows[number % len(rows)] if rows else ("x", 1, 0)
+        at = T0 + _us(moment) + _us(age)
+        found.append({"site": "nobody" if unknown else site, "unit": unit, "event_timestamp": at})
+    return found
+
+
+def written(place: Path, frame: pl.DataFrame, parts: int, form: str) -> FileSource:
+    """A source of these rows in so many files or commits, each row in the one that its place says."""
+    about = {"timestamp_field": "ts", "created_timestamp_column": "made" if "made" in frame.columns else ""}
+    split = [frame.gather_every(parts, offset) for offset in reversed(range(parts))]
+    if form == "delta":
+        for part in split:
+            write_deltalake(place, part, mode="append")
+        return FileSource(path=str(place), file_format=DeltaFormat(), **about)
+    if parts == 1:
+        frame.write_parquet(place.with_suffix(".parquet"))
+        return FileSource(path=str(place.with_suffix(".parquet")), **about)
+    for number, part in enumerate(split):
+        part.write_parquet(place / f"{number}.parquet", mkdir=True)
+    # The stock store takes a pattern, and no folder.
+    return FileSource(path=f"{place}/*.parquet", file_format=ParquetFormat(), **about)
+
+
+def defined(
+    known: pl.DataFrame, keys: tuple[str, ...], value: str, asking: dict[str, Any], ttl: timedelta, bounds: bool
+) -> set[Any]:
+    """The values that may be the answer: those of the newest row known by then, or of rows that are as new."""
+    best: tuple[Any, ...] | None = None
+    found: set[Any] = set()
+    for row in known.iter_rows(named=True):
+        made, at = row.get("made"), asking["event_timestamp"]
+        if any(asking[key] is None or row[key] != asking[key] for key in keys):
+            continue
+        if row["ts"] > at or (ttl and row["ts"] + ttl < at):
+            continue
+        if bounds and "made" in row and (made is None or made > at):
+            continue
+        rank = (row["ts"], made is not None, made)
+        if best is None or rank[:2] > best[:2] or (rank[:2] == best[:2] and rank[1] and rank[2] > best[2]):
+            best, found = rank, set()
+        if rank == best:
+            found.add(row[value])
+    return found or {None}
 
 
 def _us(ticks: int) -> timedelta:
@@ -75,26 +130,34 @@ def answers(job: Any) -> list[tuple[Any, ...]]:
     return found.select("row", "value", "size").sort("row").rows()
 
 
-@settings(max_examples=40, deadline=None)
-@given(rows=known, entities=asked, ttl=ttls, bounds=st.booleans())
-def test_every_row_is_as_the_stock_store_has_it(
-    rows: list[tuple[Any, ...]], entities: list[tuple[Any, ...]], ttl: timedelta, bounds: bool
+@settings(max_examples=60, deadline=None)
+@given(rows=known, entities=asked, ttl=ttls, bounds=st.booleans(), parts=st.sampled_from([1, 2, 3]), form=forms)
+def test_every_row_is_as_the_stock_store_and_the_definition_have_it(
+    rows: list[tuple[Any, ...]],
+    entities: list[tuple[int, int, bool]],
+    ttl: timedelta,
+    bounds: bool,
+    parts: int,
+    form: str,
 ) -> None:
     site = Entity(name="site", join_keys=["site"], value_type=ValueType.STRING)
     unit = Entity(name="unit", join_keys=["unit"], value_type=ValueType.INT64)
     site_key, unit_key = Field(name="site", dtype=String), Field(name="unit", dtype=Int64)
+    asking = questions(rows, entities)
     frame = pd.DataFrame(
         {
-            "row": range(len(entities)),
-            "site": pd.array([site for site, _, _ in entities], dtype="string"),
-            "unit": pd.array([unit for _, unit, _ in entities], dtype="Int64"),
-            "event_timestamp": pd.to_datetime([T0 + _us(moment) for _, _, moment in entities], utc=True),
+            "row": range(len(asking)),
+            "site": pd.array([row["site"] for row in asking], dtype="string"),
+            "unit": pd.array([row["unit"] for row in asking], dtype="Int64"),
+            "event_timestamp": pd.to_datetime([row["event_timestamp"] for row in asking], utc=True),
         }
     )
-    found = []
+    pairs, units_ = frames(rows)
+    found = {}
     with TemporaryDirectory() as folder:
-        pairs, units_ = written(Path(folder), rows)
-        for name, offline in (("ours", OURS), ("stock", STOCK)):
+        by_pair = written(Path(folder) / "pairs", pairs, parts, form)
+        by_unit = written(Path(folder) / "units", units_, parts, form)
+        for name, offline in (("ours", OURS), *([] if form == "delta" else [("stock", STOCK)])):
             (Path(folder) / name).mkdir()
             made = store(Path(folder) / name, offline)
             both = [
@@ -103,17 +166,20 @@ def test_every_row_is_as_the_stock_store_has_it(
                     entities=[site, unit],
                     ttl=ttl,
                     schema=[site_key, unit_key, Field(name="value", dtype=Float64)],
-                    source=pairs,
+                    source=by_pair,
                 ),
                 FeatureView(
                     name="units",
                     entities=[unit],
                     ttl=ttl,
                     schema=[unit_key, Field(name="size", dtype=Float64)],
-                    source=units_,
+                    source=by_unit,
                 ),
             ]
             made.apply([site, unit, *both])
             job = made.get_historical_features(frame, ["pairs:value", "units:size"], filter_by_created_timestamp=bounds)
-            found.append(answers(job))
-    assert found[0] == found[1]
+            found[name] = answers(job)
+    assert found["ours"] == found.get("stock", found["ours"])
+    for (number, value, size), row in zip(found["ours"], asking, strict=True):
+        assert value in defined(pairs, ("site", "unit"), "value", row, ttl, bounds), number
+        assert size in defined(units_, ("unit",), "size", row, ttl, bounds), number

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+from feast.credentials import ConnectionRef, CredentialProvider, register_credential_provider
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.repo_config import RepoConfig
@@ -16,7 +17,7 @@ from feast.types import Float64, Int64
 from feast.value_type import ValueType
 
 from ml_platform_tests.servers.object_storage import Bucket, object_storage
-from ml_platform_tests.stores.test_asof_store import ASKED, DAY, RATES, STATS, T0
+from ml_platform_tests.stores.test_asof_store import ASKED, DAY, RATES, STATS, T0, project, stats_view
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore")]
 
@@ -111,3 +112,40 @@ def test_a_wrong_key_is_refused_and_not_told(store: FeatureStore) -> None:
     with pytest.raises(Exception, match=r"(?i)signature|forbidden|403|denied") as refused:
         rates(store)
     assert "wrong-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["file", "delta"])
+def test_a_source_may_say_itself_where_its_server_is_and_whence_its_keys_come(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    place, options = f"{bucket.url}/{tmp_path.name}/own", bucket.storage_options
+    if form == "delta":
+        write_deltalake(place, STATS.to_arrow(), storage_options=options)
+    else:
+        place += ".parquet"
+        STATS.write_parquet(place, storage_options=options)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "of-somebody-else")
+
+    class OfTests(CredentialProvider):
+        def provider_type(self) -> str:
+            return "tests"
+
+        def resolve(self, ref: ConnectionRef) -> dict[str, str]:
+            return {name: options[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")}
+
+    register_credential_provider(OfTests())
+    source = FileSource(
+        path=place,
+        timestamp_field="ts",
+        created_timestamp_column="made",
+        file_format=DeltaFormat() if form == "delta" else ParquetFormat(),
+        s3_endpoint_override=bucket.endpoint,
+        connection_ref=ConnectionRef(provider="tests", name="bucket"),
+    )
+    store = project(tmp_path)
+    store.apply([DRIVER, stats_view(source)])
+    assert rates(store) == RATES
+    added = STATS.head(1).with_columns(ts=pl.lit(T0 + 10 * DAY), made=pl.lit(T0 + 10 * DAY), rate=pl.lit(0.99))
+    store.write_to_offline_store("stats", added.select(STATS.columns).to_pandas())
+    assert rates(store, pd.DataFrame({"driver": [1], "event_timestamp": [T0 + 11 * DAY]})) == [0.99]

@@ -1,6 +1,7 @@
 """The offline store in Feast projects that know nothing of the platform: Parquet and Delta, every kind of question."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from feast.repo_config import RepoConfig
 from feast.types import Array, Bool, Bytes, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from ml_platform.stores import asof_sources as sources
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.sql import RefusedQueryError
 
@@ -208,6 +210,25 @@ def test_answers_have_the_types_that_other_stores_answer_in(
     assert job.to_arrow()["value"].to_pylist() == values[::-1]
 
 
+def test_texts_are_usual_ones_inside_of_other_types_too(tmp_path: Path) -> None:
+    types = {
+        "map": (pa.map_(pa.string(), pa.list_(pa.string())), [[("a", ["x"])], []]),
+        "category": (pa.dictionary(pa.int8(), pa.string()), ["a", "b"]),
+        "pair": (pa.list_(pa.string(), 2), [["a", "b"], ["c", "d"]]),
+        "parts": (pa.struct({"of": pa.map_(pa.string(), pa.binary())}), [{"of": [("a", b"x")]}, None]),
+    }
+    columns = {name: pa.array(values, dtype) for name, (dtype, values) in types.items()}
+    rows = pa.table({"driver": [1, 2], "ts": pa.array([T0, T0], pa.timestamp("us", "UTC")), **columns})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    store = project(tmp_path)
+    source = FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field="ts")
+    found = store.provider.offline_store.pull_all_from_table_or_query(
+        store.config, source, ["driver"], list(types), "ts"
+    ).to_arrow()
+    assert "large" not in str(found.schema)
+    assert {name: found[name].to_pylist() for name in types} == {name: values for name, (_, values) in types.items()}
+
+
 def test_a_feature_that_a_view_has_not_is_a_key_error(store: FeatureStore) -> None:
     with pytest.raises(KeyError):
         asked(store, ASKED, ["stats:absent"])
@@ -219,6 +240,19 @@ def test_sql_that_does_more_than_read_is_refused(tmp_path: Path, store: FeatureS
         with pytest.raises(RefusedQueryError):
             asked(store, statement)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "extension"),
+    [
+        ("'s3://bucket/asked.parquet'", "httpfs"),
+        ("'az://box/asked.parquet'", "azure"),
+        ("delta_scan('asked')", "delta"),
+    ],
+)
+def test_sql_over_what_duckdb_cannot_read_says_what_to_give(store: FeatureStore, table: str, extension: str) -> None:
+    with pytest.raises(RefusedQueryError, match=rf"extension '{extension}', .* polars\.scan_delta\(\.\.\.\)\.collect"):
+        asked(store, f"SELECT * FROM {table}")
 
 
 def test_a_version_of_a_source_that_has_none_is_an_error(tmp_path: Path) -> None:
@@ -384,6 +418,47 @@ def test_without_an_entity_frame_every_row_of_a_span_is_asked_for(store: Feature
     ]
 
 
+def test_without_an_entity_frame_a_view_of_no_entity_is_joined_to_the_rows_of_the_others(tmp_path: Path) -> None:
+    rates = STATS.filter(pl.col("driver") == 1).select("ts", "made", general="rate")
+    everyone = FeatureView(
+        name="everyone",
+        entities=[],
+        schema=[Field(name="general", dtype=Float64)],
+        source=stored(rates, tmp_path / "rates", "file"),
+    )
+    store = project(tmp_path)
+    store.apply([DRIVER, stats_view(stored(STATS, tmp_path / "stats", "file")), everyone])
+    span = {"start_date": T0, "end_date": T0 + 2 * DAY}
+    for features in (["everyone:general", "stats:trips"], ["stats:trips", "everyone:general"]):
+        assert asked(store, None, features, **span).select("driver", "event_timestamp", "trips", "general").rows() == [
+            (1, T0, 1, 0.1),
+            (2, T0, 4, 0.1),
+            (1, T0 + DAY, 3, 0.25),
+            (3, T0 + 2 * DAY, 6, 0.25),
+        ]
+    assert asked(store, None, ["everyone:general"], **span)["general"].to_list() == [0.1, 0.25]
+
+
+def test_a_span_may_reach_to_the_end_of_all_time(store: FeatureStore) -> None:
+    found = asked(store, None, ["stats:trips"], start_date=T0 + DAY, end_date=datetime.max)
+    assert found["trips"].to_list() == [3, 6, 5]
+    last = datetime.max.replace(tzinfo=UTC)
+    pulled = store.provider.offline_store.pull_all_from_table_or_query(
+        store.config, store.get_feature_view("stats").batch_source, ["driver"], ["trips"], "ts", None, T0 + DAY, last
+    )
+    assert sorted(pulled.to_arrow()["trips"].to_pylist()) == [2, 3, 5, 6]
+
+
+def test_rows_may_be_of_the_last_moment_of_all_time(tmp_path: Path) -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    rows = pl.DataFrame({"driver": [1, 1, 2], "ts": [T0, last, last], "made": [last] * 3, "rate": [0.1, 0.2, 0.3]})
+    store = project(tmp_path, step_rows=1, history_rows=1)
+    store.apply([DRIVER, stats_view(stored(rows.with_columns(trips=pl.lit(1)), tmp_path / "stats", "file"))])
+    moments = pl.Series([last, last, last - timedelta(microseconds=1)], dtype=pl.Datetime("us", "UTC"))
+    found = asked(store, pl.DataFrame({"driver": [2, 1, 1], "event_timestamp": moments}))
+    assert found["rate"].to_list() == [0.3, 0.2, 0.1]
+
+
 def test_a_view_of_no_entity_is_one_row_for_all(tmp_path: Path) -> None:
     source = stored(STATS.filter(pl.col("driver") == 1).drop("driver"), tmp_path / "rates", "file")
     store = project(tmp_path)
@@ -414,6 +489,22 @@ def test_rows_are_added_to_a_source_in_its_own_order_of_columns(tmp_path: Path, 
         store.write_to_offline_store("stats", more[["rate", "driver", "ts", "made", "trips"]], reorder_columns=False)
 
 
+def test_rows_that_two_writers_add_to_one_file_at_a_time_are_all_there(tmp_path: Path) -> None:
+    source, config = stored(STATS, tmp_path / "stats", "file"), project(tmp_path).config
+    with ThreadPoolExecutor(2) as writers:
+        for done in [writers.submit(sources.append, config, source, STATS.head(1).to_arrow()) for _ in range(60)]:
+            done.result()
+    assert pl.read_parquet(source.path).height == STATS.height + 60
+
+
+def test_rows_are_not_added_to_a_folder_that_holds_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    source = FileSource(path=str(folder), timestamp_field="ts")
+    with pytest.raises(FileNotFoundError, match=r"the folder .*/empty holds no Parquet file, .* write a first one"):
+        sources.append(project(tmp_path).config, source, STATS.to_arrow())
+
+
 def test_rows_are_added_to_the_partitions_of_a_folder(tmp_path: Path) -> None:
     place, store = tmp_path / "stats", project(tmp_path)
     for trips, rows in STATS.with_columns(pl.col("trips") % 2).partition_by("trips", as_dict=True).items():
@@ -428,22 +519,19 @@ def test_rows_are_added_to_the_partitions_of_a_folder(tmp_path: Path) -> None:
     assert [file.name for file in place.glob("*.parquet")] == []
 
 
-def test_feast_s_monitoring_is_told_what_the_store_does_not_do(store: FeatureStore) -> None:
-    offline, config = store.provider.offline_store, store.config
-    source = store.get_feature_view("stats").batch_source
-    assert offline.get_monitoring_max_timestamp(config, source, "ts") == T0 + 3 * DAY
-    with pytest.raises(NotImplementedError, match="Feast does, on what it reads"):
-        offline.compute_monitoring_metrics(config, source, [("rate", "numeric")], "ts")
-    for refused in (
-        lambda: offline.ensure_monitoring_tables(config),
-        lambda: offline.save_monitoring_metrics(config, "feature", []),
-        lambda: offline.query_monitoring_metrics(config, "plain", "feature"),
-        lambda: offline.clear_monitoring_baseline(config, "plain", feature_name="rate"),
-    ):
-        with pytest.raises(NotImplementedError, match="keeps no metrics of Feast's monitoring: the platform's drift"):
-            refused()
+def test_a_result_is_not_exported(store: FeatureStore) -> None:
     with pytest.raises(NotImplementedError, match="exports no result: use persist"):
         store.get_historical_features(ASKED, ["stats:rate"]).to_remote_storage()
+
+
+def test_a_log_and_a_saved_set_without_keys_have_the_columns_that_are_asked_for(tmp_path: Path) -> None:
+    rows = STATS.filter(pl.col("driver") == 1).drop("driver", "made").rename({"ts": "event_timestamp"})
+    store = project(tmp_path)
+    source = stored(rows, tmp_path / "rates", "file", timestamp_field="event_timestamp", created_timestamp_column="")
+    store.apply([FeatureView(name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source)])
+    job = store.get_historical_features(ASKED[["event_timestamp"]], ["rates:rate"])
+    kept = store.create_saved_dataset(job, "kept", SavedDatasetFileStorage(path=str(tmp_path / "kept.parquet")))
+    assert kept.to_df().columns.tolist() == ["rate", "event_timestamp"]
 
 
 @pytest.mark.parametrize(("name", "part"), [("stats.pq", ""), ("stats.parquet", "part-0.parquet")])
@@ -490,7 +578,7 @@ def test_a_folder_that_is_overwritten_keeps_what_is_not_its_own_and_its_rows_if_
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pyarrow.parquet.write_table", full)
+        patched.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
         with pytest.raises(OSError, match="no space"):
             job.persist(storage, allow_overwrite=True)
     assert pl.read_parquet(folder / "*.parquet").height == len(ASKED)
@@ -512,6 +600,32 @@ def test_a_kept_result_is_read_when_its_rows_are_asked_for_and_once(tmp_path: Pa
     assert gone.features == ["stats:rate"]
     with pytest.raises(FileNotFoundError, match=r"no Parquet file or folder .*kept\.parquet"):
         gone.to_df()
+
+
+def test_sources_are_read_when_an_answer_is_asked_for_and_once(tmp_path: Path) -> None:
+    store, source = project(tmp_path), stored(STATS, tmp_path / "stats", "file")
+    store.apply([DRIVER, stats_view(source)])
+    file, away = Path(source.path), tmp_path / "away"
+    file.rename(away)
+    job = store.get_historical_features(ASKED, ["stats:rate"])
+    assert job.metadata.min_event_timestamp == T0 - DAY
+    assert job.metadata.max_event_timestamp == T0 + 5 * DAY
+    with pytest.raises(FileNotFoundError, match="no Parquet file or folder"):
+        job.to_arrow()
+    away.rename(file)
+    rates = job.to_arrow()["rate"]
+    file.unlink()
+    assert job.to_arrow()["rate"] == rates
+
+
+def test_what_cannot_be_asked_is_refused_before_a_source_is_read(tmp_path: Path) -> None:
+    store, source = project(tmp_path), stored(STATS, tmp_path / "stats", "file")
+    store.apply([DRIVER, stats_view(source)])
+    Path(source.path).unlink()
+    with pytest.raises(FeastEntityDFMissingColumnsError, match=r"\{'driver'\} were missing"):
+        store.get_historical_features(ASKED.drop(columns="driver"), ["stats:rate"])
+    with pytest.raises(ValueError, match=r"features \['rate'\] of view 'stats' are already columns"):
+        store.get_historical_features(ASKED.assign(rate=1.0), ["stats:rate"])
 
 
 def test_served_features_are_logged_and_read_again(tmp_path: Path, store: FeatureStore) -> None:
@@ -600,6 +714,20 @@ def test_what_is_wrong_with_a_source_is_named(tmp_path: Path) -> None:
         NotImplementedError, match=r"BigQuerySource .* is not read here: declare a FileSource in Parquet or Delta"
     ):
         store.apply([DRIVER, FeatureView(name="elsewhere", entities=[DRIVER], source=elsewhere)])
+
+
+def test_a_view_that_is_stored_nowhere_is_named(tmp_path: Path) -> None:
+    store = project(tmp_path)
+    schema = [Field(name="driver", dtype=Int64), Field(name="rate", dtype=Float64)]
+    view = FeatureView(name="stats", entities=[DRIVER], schema=schema)
+    store.apply([DRIVER, view])
+    for question in (
+        lambda: asked(store),
+        lambda: asked(store, None, start_date=T0, end_date=T0 + DAY),
+        lambda: store.provider.offline_store.offline_write_batch(store.config, view, STATS.to_arrow(), None),
+    ):
+        with pytest.raises(ValueError, match=r"view 'stats' has no batch source.*`source=FileSource\(\.\.\.\)`"):
+            question()
 
 
 def test_views_of_other_keys_need_an_entity_frame(tmp_path: Path) -> None:
