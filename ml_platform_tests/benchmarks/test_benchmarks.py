@@ -151,12 +151,18 @@ def test_the_page_says_all_that_was_kept(tmp_path: Path):
     assert (tmp_path / "images" / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_every_benchmark_of_a_quick_run_runs_and_both_sides_answer_alike(tmp_path: Path):
-    done = CliRunner().invoke(app, ["bench", "--quick", "--rows", "0.003", "--json", "--write", str(tmp_path)])
+OF_THE_STORES = ["training_set", "training_set_stock", "online_write", "drift"]
+EVERY = [each.name for each in suite(quick=True)]
+
+
+@pytest.mark.parametrize(
+    "names", [pytest.param(OF_THE_STORES, id="stores"), pytest.param(EVERY, id="every", marks=pytest.mark.slow)]
+)
+def test_the_benchmarks_of_a_quick_run_run_and_both_sides_answer_alike(names: list[str], tmp_path: Path):
+    done = CliRunner().invoke(app, ["bench", *names, "--quick", "--rows", "0.003", "--json", "--write", str(tmp_path)])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert [each["name"] for each in found] == [each.name for each in suite(quick=True)]
+    assert [each["name"] for each in found] == names
     assert not any(each["answers_differ"] for each in found)
     for each in found:
         figures = (*each["command"], *each["reference"])
