@@ -190,23 +190,23 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     redis_ca_file = env.get("ML_PLATFORM_REDIS_CA_FILE")
     return Settings(
         home=home,
-        landing=place(env.get("ML_PLATFORM_LANDING", str(home / "landing"))),
+        landing=place(_stored_at("ML_PLATFORM_LANDING", env, home / "landing")),
         landing_settle=_seconds("ML_PLATFORM_LANDING_SETTLE_SECONDS", env, default="2"),
-        lake_uri=env.get("ML_PLATFORM_LAKE_URI", str(home / "lake")),
+        lake_uri=_stored_at("ML_PLATFORM_LAKE_URI", env, home / "lake"),
         feature_repo=Path(env.get("ML_PLATFORM_FEATURE_REPO", PROJECT_ROOT / "feature_repo")).resolve(),
         feast_home=home / "feast",
         feature_store_yaml=Path(feature_store_yaml).resolve() if feature_store_yaml else None,
         mlflow_tracking_uri=_database(
             "ML_PLATFORM_MLFLOW_TRACKING_URI", env, f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
         ),
-        mlflow_artifacts_uri=env.get("ML_PLATFORM_MLFLOW_ARTIFACTS_URI", str(home / "mlflow" / "artifacts")),
+        mlflow_artifacts_uri=_stored_at("ML_PLATFORM_MLFLOW_ARTIFACTS_URI", env, home / "mlflow" / "artifacts"),
         optuna_storage_url=_database("ML_PLATFORM_OPTUNA_URL", env, f"sqlite:///{home / 'mlflow' / 'optuna.db'}"),
         dagster_storage_url=_postgres("ML_PLATFORM_DAGSTER_STORAGE_URL", env),
         feast_registry_url=_postgres("ML_PLATFORM_FEAST_REGISTRY_URL", env),
         redis_url=_redis("ML_PLATFORM_REDIS_URL", env),
         redis_password=_secret("ML_PLATFORM_REDIS_PASSWORD", env),
         redis_ca_file=Path(redis_ca_file).resolve() if redis_ca_file else None,
-        reports=place(env.get("ML_PLATFORM_REPORTS", str(home / "reports"))),
+        reports=place(_stored_at("ML_PLATFORM_REPORTS", env, home / "reports")),
         compute_logs_uri=_prefix("ML_PLATFORM_COMPUTE_LOGS_URI", env),
         dagster_home=home / "dagster",
         dagster_yaml=Path(dagster_yaml).resolve() if dagster_yaml else None,
@@ -214,9 +214,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         dagster_port=ports["dagster"],
         mlflow_port=ports["mlflow"],
         reports_port=ports["reports"],
-        dagster_url=env.get("ML_PLATFORM_DAGSTER_URL", f"http://{host}:{ports['dagster']}"),
-        mlflow_url=env.get("ML_PLATFORM_MLFLOW_URL", f"http://{host}:{ports['mlflow']}"),
-        reports_url=env.get("ML_PLATFORM_REPORTS_URL", f"http://{host}:{ports['reports']}"),
+        dagster_url=_link("ML_PLATFORM_DAGSTER_URL", env, f"http://{host}:{ports['dagster']}"),
+        mlflow_url=_link("ML_PLATFORM_MLFLOW_URL", env, f"http://{host}:{ports['mlflow']}"),
+        reports_url=_link("ML_PLATFORM_REPORTS_URL", env, f"http://{host}:{ports['reports']}"),
         configured_ports=frozenset(name for name in DEFAULT_PORTS if port_variable(name) in env),
         commit=env.get("ML_PLATFORM_COMMIT", ""),
         keep_versions=_days("ML_PLATFORM_KEEP_VERSIONS_DAYS", env.get("ML_PLATFORM_KEEP_VERSIONS_DAYS", "30")),
@@ -290,6 +290,20 @@ def _redis(name: str, env: Mapping[str, str]) -> str:
     url = _without_password(name, env.get(name, ""))
     if url and not url.startswith(("redis://", "rediss://")):
         raise ValueError(f"{name} must be redis://host:6379/0, rediss://… for TLS, or empty, not {url!r}")
+    return url
+
+
+def _stored_at(name: str, env: Mapping[str, str], default: Path) -> str:
+    """A folder or a prefix in object storage."""
+    named = env.get(name, str(default))
+    return _without_password(name, named) if "://" in named else named
+
+
+def _link(name: str, env: Mapping[str, str], default: str) -> str:
+    """Where people find a server: links to it are kept with what is made."""
+    url = env.get(name, default)
+    if urlsplit(url).password is not None:
+        raise ValueError(f"{name} must not hold a password: links with it are stored and sent")
     return url
 
 

@@ -16,6 +16,13 @@ from ml_platform.settings import load
         ("ML_PLATFORM_MLFLOW_TRACKING_URI", "https://u:hunter2@mlflow", "MLFLOW_TRACKING_PASSWORD"),
         ("ML_PLATFORM_REDIS_URL", "redis://:hunter2@cache:6379/0", "ML_PLATFORM_REDIS_PASSWORD"),
         ("ML_PLATFORM_COMPUTE_LOGS_URI", "s3://key:hunter2@bucket/logs", "AWS_SECRET_ACCESS_KEY"),
+        ("ML_PLATFORM_LAKE_URI", "s3://key:hunter2@bucket/lake", "AWS_SECRET_ACCESS_KEY"),
+        ("ML_PLATFORM_LANDING", "s3://key:hunter2@bucket/landing", "AWS_SECRET_ACCESS_KEY"),
+        ("ML_PLATFORM_REPORTS", "s3://key:hunter2@bucket/reports", "AWS_SECRET_ACCESS_KEY"),
+        ("ML_PLATFORM_MLFLOW_ARTIFACTS_URI", "s3://key:hunter2@bucket/mlflow", "AWS_SECRET_ACCESS_KEY"),
+        ("ML_PLATFORM_DAGSTER_URL", "https://u:hunter2@dagster", "links with it"),
+        ("ML_PLATFORM_MLFLOW_URL", "https://u:hunter2@mlflow", "links with it"),
+        ("ML_PLATFORM_REPORTS_URL", "https://u:hunter2@reports", "links with it"),
     ],
 )
 def test_a_url_that_holds_a_password_is_refused_without_repeating_it(variable: str, url: str, named: str) -> None:

@@ -49,10 +49,9 @@ def _resources(needs: Compute) -> dict[str, dict[str, str]]:
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
     for name, asked, limit in (("cpu", needs.cpu, needs.cpu_limit), ("memory", needs.memory, needs.memory_limit)):
-        if asked is not None:
-            requests[name] = asked
         if limit is not None or asked is not None:
-            limits[name] = str(limit or asked)
+            # Of a limit alone Kubernetes makes the request, too; what the cluster asks for every pod may be above it.
+            requests[name], limits[name] = str(asked or limit), str(limit or asked)
     if needs.gpu:
         # A device is never shared: Kubernetes wants both to be the same.
         requests[needs.gpu_kind] = limits[needs.gpu_kind] = str(needs.gpu)

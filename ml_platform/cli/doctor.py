@@ -166,6 +166,8 @@ def _instance(config: Settings) -> Finding:
     fix = "ml-platform run or up installs it"
     for name, content in instance_files(config).items():
         file = config.dagster_home / name
+        if name == "workspace.yaml" and config.dagster_yaml is not None and not file.is_file():
+            continue  # as in a pod, which has the instance's file alone: what is served is named to its servers
         if not file.is_file():
             return Finding(Verdict.WARNING, f"{file} is not there yet", fix)
         if file.read_bytes() != content:

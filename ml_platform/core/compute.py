@@ -91,7 +91,7 @@ class Compute(_Declared):
     """What a step needs. What is absent is left to who runs the cluster.
 
     A pod gets what it asks for and no more: ``cpu`` and ``memory`` are request and limit, unless a higher limit is
-    declared.
+    declared. A limit alone is the request, too.
     """
 
     cpu: Processors | None = Field(default=None, description="Processors, as `500m` or `2`.")

@@ -83,15 +83,20 @@ def postgres(url: str) -> str:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT current_setting('server_version_num')::int, current_schema(), current_user,"
-                " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+                " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),"
+                " current_setting('transaction_read_only')::bool"
             )
-            number, schema, user, creates = cursor.fetchone()
+            number, schema, user, creates, only_reads = cursor.fetchone()
             encrypted = connection.info.ssl_in_use
     finally:
         connection.close()
     if number < _OLDEST_POSTGRES * 10_000:
         raise ConnectionProblem(
             f"Postgres {number // 10_000} is older than {_OLDEST_POSTGRES}", "upgrade the server (deploy/runbooks)"
+        )
+    if only_reads:
+        raise ConnectionProblem(
+            f"{user} may only read", "name the primary, or ALTER ROLE … RESET default_transaction_read_only"
         )
     if not creates:
         raise ConnectionProblem(
@@ -136,7 +141,7 @@ def redis(url: str) -> str:
 
 
 def object_storage(settings: Settings, uri: str, *, writes: bool, commits: bool) -> str:
-    """List, and where the platform ``writes``, write, read and delete an object of our own.
+    """List, and read one that is there, or where the platform ``writes``, write, read and delete an object of our own.
 
     Where it ``commits`` Delta tables, two writers must not both succeed in writing the same object: the storage has to
     honour conditional writes, or commits would be lost.
@@ -149,8 +154,11 @@ def object_storage(settings: Settings, uri: str, *, writes: bool, commits: bool)
     # Options of the lake are the lake's alone, whatever else is in the same storage.
     client = s3_client(settings.storage_options if commits else {})
     with _explained(bucket):
-        client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
         found = "may list"
+        if listed and not writes:
+            client.get_object(Bucket=bucket, Key=listed[0]["Key"], Range="bytes=0-0")["Body"].read()
+            found = "may list and read"
         if writes:
             client.put_object(Bucket=bucket, Key=key, Body=b"1")
             try:
@@ -250,7 +258,11 @@ def _shown(url: str) -> str:
 
 
 def _postgres_fix(said: str) -> str:
+    # The first that is said counts.
     for sign, fix in {
+        "service file": "let PGSERVICEFILE name a file of services that can be read",
+        "definition of service": "let PGSERVICE name a section of the file of PGSERVICEFILE",
+        "root certificate file": "let PGSSLROOTCERT name the file of who signed the server's certificate",
         "no password supplied": "let PGSERVICEFILE or PGPASSFILE name a file with the password, or set PGPASSWORD",
         "password authentication failed": "set it right in the file of PGSERVICEFILE or PGPASSFILE, or in PGPASSWORD",
         "does not exist": "make the database (or user) that the URL names",

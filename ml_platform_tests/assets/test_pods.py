@@ -67,6 +67,12 @@ def test_what_is_declared_is_what_the_executor_reads() -> None:
     ]
 
 
+def test_a_limit_alone_is_the_request_too_whatever_the_cluster_asks_for_every_pod() -> None:
+    tag = op_tags(Compute(cpu_limit="500m", memory_limit="512Mi"))["dagster-k8s/config"]
+    both = {"cpu": "500m", "memory": "512Mi"}
+    assert tag["container_config"]["resources"] == {"requests": both, "limits": both}
+
+
 def test_nothing_declared_is_no_tag() -> None:
     assert op_tags(Compute()) == {}
 

@@ -108,6 +108,14 @@ def test_another_instance_configuration_is_pointed_out(tmp_path: Path) -> None:
     assert "ML_PLATFORM_DAGSTER_YAML" in check("dagster instance", tmp_path).fix
 
 
+def test_where_the_instance_is_one_file_as_in_a_pod_it_is_opened(tmp_path: Path) -> None:
+    own = tmp_path / "dagster" / "dagster.yaml"
+    own.parent.mkdir()
+    own.write_text("telemetry: {enabled: false}\n")
+    found = check("dagster instance", tmp_path, ML_PLATFORM_DAGSTER_YAML=str(own))
+    assert (found.verdict, found.found.split()[0]) == (Verdict.OK, "QueuedRunCoordinator")
+
+
 def test_an_instance_dagster_refuses_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", "elsewhere")
     own = tmp_path / "own.yaml"

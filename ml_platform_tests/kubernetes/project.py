@@ -39,6 +39,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ml_platform.assets.pods import TRAINING_POOL
 from ml_platform.definitions import platform_definitions
 
 TOLD = Path(os.environ["TEST_TOLD"])
@@ -63,6 +64,11 @@ def waits_and_is_tried_again(context: dg.OpExecutionContext) -> None:
     wait_until_told(context)
 
 
+@dg.op(pool=TRAINING_POOL)
+def takes_turns(context: dg.OpExecutionContext) -> None:
+    wait_until_told(context)
+
+
 @dg.op(ins={"before": dg.In(dg.Nothing)})
 def follows() -> None:
     (TOLD / "followed").write_text("")
@@ -84,6 +90,11 @@ def trying_again() -> None:
 
 
 @dg.job
+def turning() -> None:
+    takes_turns()
+
+
+@dg.job
 def breaking() -> None:
     follows(breaks())
 
@@ -93,7 +104,7 @@ def defs() -> dg.Definitions:
     declared = platform_definitions(Path(__file__).parent / "cut_flights")
     return dg.Definitions(
         assets=declared.assets,
-        jobs=[*declared.jobs, waiting, trying_again, breaking],
+        jobs=[*declared.jobs, waiting, trying_again, turning, breaking],
         resources=declared.resources,
         executor=declared.executor,
     )

@@ -14,6 +14,8 @@ from ml_platform_tests.kubernetes.conftest import Platform
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
 LATE_SECONDS = 4
+POOL_SECONDS = 30
+"""In which a run would begin its step, had it a turn."""
 
 
 def test_a_failing_step_fails_the_run_and_what_follows_is_not_begun(platform: Platform) -> None:
@@ -43,6 +45,19 @@ def test_steps_and_runs_are_jobs_and_no_secret_is_in_what_is_posted(platform: Pl
     written = [*platform.cluster.posted, *logs, platform.said(run_id), str(platform.instance.get_run_by_id(run_id))]
     assert not [text for text in written for word in platform.credentials.words if word in text]
     assert type(platform.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+
+
+def test_steps_of_a_pool_take_turns_across_runs_and_a_killed_one_gives_its_turn_back(platform: Platform) -> None:
+    first = platform.launch("turning")
+    holder = platform.begun(first, "takes_turns")
+    second = platform.launch("turning")
+    time.sleep(POOL_SECONDS)
+    assert not platform.cluster.jobs_of(second, "takes_turns")
+    platform.cluster.kill(holder)
+    assert platform.end_of(first).status is dg.DagsterRunStatus.FAILURE
+    platform.until("its turn", lambda: platform.cluster.jobs_of(second, "takes_turns"), 300, second)
+    (platform.told / "go").touch()
+    assert platform.end_of(second).status is dg.DagsterRunStatus.SUCCESS, platform.story(second)
 
 
 def test_what_a_step_prints_is_found_by_its_run(platform: Platform) -> None:

@@ -76,9 +76,9 @@ class Bucket:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         _make(self, self._process, self.folder / "log")
 
-    def add_key(self, key_id: str, key: str) -> None:
-        """Let whoever shows it do everything, from now on."""
-        self._shell(f"s3.configure -user {key_id} -access_key {key_id} -secret_key {key} -actions Admin -apply")
+    def add_key(self, key_id: str, key: str, actions: str = "Admin") -> None:
+        """Let whoever shows it do these things, from now on: everything, unless others are named."""
+        self._shell(f"s3.configure -user {key_id} -access_key {key_id} -secret_key {key} -actions {actions} -apply")
 
     def remove_key(self, key_id: str) -> None:
         self._shell(f"s3.configure -user {key_id} -access_key {key_id} -delete -apply")

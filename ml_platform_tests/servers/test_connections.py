@@ -1,11 +1,12 @@
 """What `ml-platform doctor` finds of servers: as they should be, and each as it is when something is wrong."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
@@ -54,7 +55,7 @@ def test_every_server_that_settings_name_is_checked_and_none_of_embedded_stores(
     assert found["ML_PLATFORM_REDIS_URL"].startswith("Redis ")
     assert found["ML_PLATFORM_LAKE_URI"] == "may list, read, write and delete, commits are safe, no TLS"
     assert found["ML_PLATFORM_COMPUTE_LOGS_URI"] == "may list, read, write and delete, no TLS"
-    assert found["ML_PLATFORM_LANDING"] == "may list, no TLS"
+    assert found["ML_PLATFORM_LANDING"].startswith("may list")
     assert not list(connections(load({})))
 
 
@@ -138,6 +139,88 @@ def test_a_postgres_user_who_may_not_make_tables_is_told_how_it_may(
         "reader may not make tables in schema public",
         'GRANT CREATE ON SCHEMA "public" TO "reader"',
     )
+
+
+def test_a_postgres_that_may_only_be_read_is_named(
+    on_shared_stores: dict[str, str], stores: SharedStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
+    said, mend = problem("ML_PLATFORM_OPTUNA_URL")
+    assert "may only read" in said
+    assert "primary" in mend
+
+
+@pytest.mark.parametrize(
+    ("service", "fix"),
+    [
+        (None, "PGSERVICEFILE name a file"),
+        ("[other]\nhost=127.0.0.1\n", "PGSERVICE name a section"),
+        ("[here]\nhost\n", "PGSERVICEFILE name a file"),
+    ],
+)
+def test_a_service_file_that_is_wrong_is_named(
+    service: str | None,
+    fix: str,
+    on_shared_stores: dict[str, str],
+    stores: SharedStores,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "pg_service.conf"
+    if service is not None:
+        file.write_text(service)
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    monkeypatch.setenv("PGSERVICE", "here")
+    assert fix in problem("ML_PLATFORM_OPTUNA_URL")[1]
+
+
+def test_objects_that_may_be_listed_and_not_read_are_a_problem(
+    on_shared_stores: dict[str, str], stores: SharedStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, _, prefix = on_shared_stores["ML_PLATFORM_LANDING"].removeprefix("s3://").partition("/")
+    client = s3_client({})
+    client.put_object(Bucket=bucket, Key=f"{prefix}/one.csv", Body=b"1")
+    try:
+        assert probed("ML_PLATFORM_LANDING") == "may list and read, no TLS"
+        stores.bucket.add_key("lists", "lists-only", "List")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lists")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "lists-only")
+        said, mend = problem("ML_PLATFORM_LANDING")
+        assert "AccessDenied" in said
+        assert "allow GetObject" in mend
+    finally:
+        stores.bucket.remove_key("lists")
+        client.delete_object(Bucket=bucket, Key=f"{prefix}/one.csv")
+
+
+def test_a_certificate_of_nobody_is_named_before_a_database(
+    on_shared_stores: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "gone.crt"))
+    with answering_ssl() as port:
+        monkeypatch.setenv("ML_PLATFORM_OPTUNA_URL", f"postgresql://platform@127.0.0.1:{port}/optuna")
+        said, mend = problem("ML_PLATFORM_OPTUNA_URL")
+    assert "gone.crt" in said
+    assert "PGSSLROOTCERT" in mend
+
+
+@contextmanager
+def answering_ssl() -> Iterator[int]:
+    """A server that takes up TLS, and never gets to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    asking, _ = listening.accept()
+                    with asking:
+                        asking.recv(8)
+                        asking.sendall(b"S")
+                        asking.recv(1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
 
 
 def test_storage_that_ignores_conditional_writes_is_refused_for_the_lake(

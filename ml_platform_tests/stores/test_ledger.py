@@ -1,7 +1,5 @@
 """The ledger keeps every decision, and of promotions made at once one."""
 
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from ml_platform.core.promotion import Decision, GateResult
 from ml_platform.settings import load
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry, ManualDecision, PromotionConflictError
+from ml_platform_tests.stores.racing import race
 
 WATERMARK = datetime(2013, 4, 1, tzinfo=UTC)
 PROMOTED = Decision(promote=True, rule="first_champion", reason="every gate holds", gates=())
@@ -107,48 +106,8 @@ def test_the_ledger_is_a_table_that_sql_reads(lake: Lake) -> None:
     assert lake.query("select version from ledger.promotions")["version"].to_list() == [1]
 
 
-RACER = """
-import sys, time
-from datetime import UTC, datetime
-from ml_platform.core.promotion import Decision
-from ml_platform.stores.lake import Lake
-from ml_platform.stores.ledger import Ledger, PromotionConflictError
-ledger, version, rounds = Ledger(Lake(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-decision = Decision(promote=True, rule="first_champion", reason=f"racer {version}", gates=())
-sys.stdout.write("ready\\n"); sys.stdout.flush(); sys.stdin.readline()
-for number in range(rounds):
-    try:
-        ledger.record(f"model-{number}", version, decision, expected_current=None,
-                      watermark=datetime(2013, 4, 1, tzinfo=UTC), by="test", run_id=f"run-{version}")
-        sys.stdout.write(f"{number} won\\n")
-    except PromotionConflictError:
-        sys.stdout.write(f"{number} lost\\n")
-"""
-
-
 def test_of_processes_that_promote_at_once_exactly_one_wins_each_race(tmp_path: Path) -> None:
-    rounds, uri = 10, str(tmp_path / "lake")
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, uri, str(version), str(rounds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for version in (1, 2, 3)
-    ]
-    for racer in racers:
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    outputs = [racer.communicate(timeout=300)[0].split("\n")[:-1] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0, 0]
-    ledger = Ledger(Lake(uri))
-    for number in range(rounds):
-        winners = [version for version, output in zip((1, 2, 3), outputs, strict=True) if f"{number} won" in output]
-        assert winners == ledger.history(f"model-{number}")["version"].to_list()
-        assert len(winners) == 1
+    race(str(tmp_path / "lake"), rounds=10)
 
 
 def test_decisions_on_one_model_made_at_once_are_all_kept_in_one_order(tmp_path: Path) -> None:
