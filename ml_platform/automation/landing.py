@@ -21,8 +21,8 @@ INTERVAL_SECONDS = 2
 _WORTH_WAITING = timedelta(seconds=3)
 """A tick waits so long for files to settle: Dagster's daemon asks again in five seconds."""
 
-_WATCH_SECONDS = 4.0
-"""Until so long after its beginning a tick with nothing to do looks whether something lands; then the next is near."""
+_WATCH_SECONDS = 3.5
+"""So long after its beginning a tick waits for a run to end, then for something to land: the next is near by then."""
 
 _LOOK_SECONDS = 0.25
 
@@ -44,16 +44,19 @@ def landing_sensor(dataset: Dataset) -> dg.SensorDefinition:
     def landing(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from ml_platform.stores.planning import plan_now
 
-        watched_until = time.monotonic() + _WATCH_SECONDS
-        running = under_way(context.instance, dataset, training_counts=False)
-        if running is not None:
-            return dg.SkipReason(f"run {running.run_id} is under way")
         here = settings.load()
         landed = Landing(here.landing, here.landing_settle)
         seen = landed.entries_changed_at(dataset.tables)
+        # Only where files take time to settle: elsewhere (object storage, a drive that lands them itself) nobody writes
+        # while one looks, or each look costs a request.
+        until = time.monotonic() + (_WATCH_SECONDS if seen and landed.settle else 0.0)
+        while running := under_way(context.instance, dataset, training_counts=False):
+            if time.monotonic() >= until:
+                return dg.SkipReason(f"run {running.run_id} is under way")
+            time.sleep(_LOOK_SECONDS)
         _settled(landed, dataset)
         found = plan_now(here, dataset)
-        if found.days is None and _is_added_to(landed, dataset, seen, watched_until):
+        if found.days is None and _is_added_to(landed, dataset, seen, until):
             _settled(landed, dataset)
             found = plan_now(here, dataset)
         if found.days is None:
@@ -74,12 +77,8 @@ def _settled(landed: Landing, dataset: Dataset) -> None:
 
 
 def _is_added_to(landed: Landing, dataset: Dataset, seen: Sequence[int], until: float) -> bool:
-    """Whether the folders get other entries than those seen, before a moment of the monotonic clock.
-
-    Only where files take time to settle: elsewhere (object storage, a drive that lands them itself) nobody writes while
-    one looks, or each look costs a request.
-    """
-    while seen and landed.settle and time.monotonic() < until:
+    """Whether the folders get other entries than those seen, before a moment of the monotonic clock."""
+    while time.monotonic() < until:
         if landed.entries_changed_at(dataset.tables) != seen:
             return True
         time.sleep(_LOOK_SECONDS)

@@ -49,6 +49,18 @@ def requested(found: dg.SensorResult | dg.SkipReason) -> dg.RunRequest:
     return request
 
 
+def daily_chain() -> dg.JobDefinition:
+    @dg.op
+    def nothing() -> None:
+        """Takes no time."""
+
+    @dg.job(name="nyc_flights_daily")
+    def daily() -> None:
+        nothing()
+
+    return daily
+
+
 def test_nothing_landed_requests_nothing(home: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         found = tick(instance)
@@ -120,16 +132,7 @@ def test_a_correction_reaches_exactly_the_days_whose_look_back_reads_it(home: Pa
 def test_a_run_under_way_is_waited_for(home: Path) -> None:
     list(replay(load().landing, until="2013-01-02"))
     with dg.DagsterInstance.ephemeral() as instance:
-
-        @dg.op
-        def nothing() -> None:
-            """Takes no time."""
-
-        @dg.job(name="nyc_flights_daily")
-        def daily() -> None:
-            nothing()
-
-        instance.create_run_for_job(daily, status=dg.DagsterRunStatus.STARTED)
+        instance.create_run_for_job(daily_chain(), status=dg.DagsterRunStatus.STARTED)
         found = tick(instance)
     assert isinstance(found, dg.SkipReason)
     assert "under way" in str(found.skip_message)
@@ -197,6 +200,19 @@ def test_a_tick_with_nothing_to_do_watches_the_folder_and_takes_in_what_lands(
     with dg.DagsterInstance.ephemeral() as instance:
         assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
     landing.join()
+
+
+def test_a_tick_waits_for_the_end_of_a_run_and_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PLATFORM_LANDING_SETTLE_SECONDS", "1")
+    monkeypatch.setattr(landing_module, "_WATCH_SECONDS", 120.0)
+    list(replay(load().landing, until=date(2013, 1, 2)))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(daily_chain(), status=dg.DagsterRunStatus.STARTED)
+        ending = threading.Timer(1.5, lambda: instance.report_run_failed(run))
+        ending.start()
+        assert requested(tick(instance)).tags["dagster/asset_partition_range_end"] == "2013-01-01"
+        assert instance.get_run_by_id(run.run_id).is_finished
+        ending.join()
 
 
 def test_a_tick_that_watches_ends_before_the_next_is_due() -> None:
