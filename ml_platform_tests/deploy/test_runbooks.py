@@ -1,4 +1,4 @@
-"""The runbooks: what they name exists, and Postgres' password is rotated by their own statements without an error."""
+"""The runbooks: what they name exists, and the passwords of Postgres and Redis are rotated by their own lines."""
 
 import os
 import re
@@ -8,7 +8,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
@@ -17,6 +18,8 @@ import sqlalchemy as sa
 
 from ml_platform.core.alerts import Kind
 from ml_platform_tests.deploy.chart import RELEASE, rendered, values
+from ml_platform_tests.servers.certificates import certificates
+from ml_platform_tests.servers.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.deploy
 
@@ -196,6 +199,122 @@ def test_a_password_file_would_not_do(postgres: Path, tmp_path: Path, monkeypatc
     file.chmod(0o440)
     with pytest.raises(psycopg2.OperationalError, match="no password supplied"):
         psycopg2.connect(host=str(postgres), user="of_a_file", dbname="postgres")
+
+
+_KUBECTL = """#!/bin/sh
+# One Secret, whose password is the file `secret` beside this one.
+here=$(dirname "$0")
+case "$*" in
+  *"get secret ml-platform-redis "*) base64 "$here/secret" ;;
+  *"create secret generic ml-platform-redis --from-file=password=new-password "*) cat new-password ;;
+  "apply --filename -") cat > "$here/secret" ;;
+  *"rollout restart deployment "*) ;;
+  *) echo "not known here: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+class _Operator:
+    """Who types a book's lines into a shell, with a Secret of one password; every program's words are written down."""
+
+    def __init__(self, folder: Path, password: str) -> None:
+        self._folder, self._bin = folder, folder / "bin"
+        self._bin.mkdir()
+        self._words = folder / "words"
+        self._words.touch()
+        self.secret = self._bin / "secret"
+        self.secret.write_text(password)
+        (self._bin / "kubectl-of-one-secret").write_text(_KUBECTL)
+        for name in ("base64", "cat", "kubectl", "openssl", "printf", "redis-cli", "rm", "tr"):
+            real = self._bin / "kubectl-of-one-secret" if name == "kubectl" else shutil.which(name)
+            watched = f'#!/bin/sh\nprintf "%s\\n" "{name} $*" >> {self._words}\nexec {real} "$@"\n'
+            (self._bin / name).write_text(watched)
+        for program in self._bin.iterdir():
+            program.chmod(0o700 if program != self.secret else 0o600)
+
+    def type(self, lines: str) -> str:
+        """What a block says."""
+        path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-ec", lines],
+            cwd=self._folder,
+            env={"PATH": path, "HOME": str(self._folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def words(self) -> list[str]:
+        """Programs and what they were told, as anybody on the machine could read them."""
+        return self._words.read_text().splitlines()
+
+
+def _lets_in(redis: RedisServer, password: str) -> bool:
+    from redis.exceptions import AuthenticationError
+
+    try:
+        with closing(replace(redis, password=password).client()) as client:
+            return bool(client.ping())
+    except AuthenticationError:
+        return False
+
+
+def test_the_password_of_redis_is_rotated_and_kept_and_on_no_command_line(tmp_path: Path) -> None:
+    section = ROTATING.partition("## Redis\n")[2].partition("\n## ")[0]
+    added, replaced, removed = re.findall(r"^   ```\n(.*?)^   ```$", section, re.DOTALL | re.MULTILINE)
+    with redis_server(tmp_path / "redis", certificates(tmp_path)) as redis:
+        shutil.copy(tmp_path / "authority.pem", tmp_path / "ca.crt")
+
+        def here(block: str) -> str:
+            return block.replace("-h redis.example.org -p 6379 ", f"-h 127.0.0.1 -p {redis.port} ")
+
+        old = redis.password
+        operator = _Operator(tmp_path, old)
+        assert operator.type(here(added)).splitlines() == ["OK", "OK"]
+        new = (tmp_path / "new-password").read_text()
+        assert re.fullmatch("[0-9a-f]{48}", new)
+        for _ in range(2):
+            assert (_lets_in(redis, old), _lets_in(redis, new), _lets_in(redis, "a guess")) == (True, True, False)
+            # It dies in the middle of it.
+            redis.kill()
+            redis.start()
+        operator.type(here(replaced))
+        assert operator.secret.read_text() == new
+        assert operator.type(here(removed)).splitlines() == ["OK", "OK"]
+        redis.password = new
+        for _ in range(2):
+            assert (_lets_in(redis, old), _lets_in(redis, new)) == (False, True)
+            redis.stop()
+            redis.start()
+        assert not list(tmp_path.glob("*-password"))
+    told = [words for words in operator.words if words.startswith("redis-cli")]
+    assert told == [f"redis-cli -h 127.0.0.1 -p {redis.port} --tls --cacert ca.crt"] * 2
+    assert not [words for words in operator.words if old in words or new in words]
+
+
+def test_the_password_of_redis_is_rotated_on_one_machine(tmp_path: Path) -> None:
+    """Redis has what compose gives it: a file of users that it can read and not write."""
+    [block] = re.findall(r"^```\n(rm deploy/compose/secrets/redis.*?)^```$", ROTATING, re.DOTALL | re.MULTILINE)
+    *lines, restart = block.splitlines()
+    assert {"redis", "code"} < set(restart.split())
+    compose = tmp_path / "deploy" / "compose"
+    compose.mkdir(parents=True)
+    shutil.copy(ROOT / "deploy" / "compose" / "make-secrets", compose)
+    subprocess.run([compose / "make-secrets"], check=True, capture_output=True)
+    before = {file.name: file.read_bytes() for file in (compose / "secrets").iterdir()}
+    subprocess.run(["sh", "-ec", "\n".join(lines)], cwd=tmp_path, check=True, capture_output=True)
+    after = {file.name: file.read_bytes() for file in (compose / "secrets").iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"redis_password", "redis_users.acl"}
+    old, new = (each["redis_password"].decode() for each in (before, after))
+    with redis_server(tmp_path / "redis") as redis:
+        redis.stop()
+        shutil.copy(compose / "secrets" / "redis_users.acl", redis.folder / "users.acl")
+        redis.password = new
+        redis.start()
+        assert (_lets_in(redis, old), _lets_in(redis, new)) == (False, True)
 
 
 def _psql(postgres: Path, script: str, folder: Path) -> list[str]:
