@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 
 from ml_platform.core.alerts import Kind
 from ml_platform_tests.deploy.chart import RELEASE, rendered, values
+from ml_platform_tests.kubernetes.operating import Kubectl, commands
 from ml_platform_tests.servers.certificates import certificates
 from ml_platform_tests.servers.redis_server import RedisServer, redis_server
 
@@ -62,6 +64,56 @@ def test_it_names_commands_that_exist(book: Path) -> None:
     from ml_platform.cli import COMMANDS
 
     assert set(re.findall(r"(?<![-\w])ml-platform ([a-z]+)", _commands(book.read_text()))) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_no_job_of_the_last_time_is_taken_for_the_one_that_it_makes(book: Path) -> None:
+    """Jobs stay for a week: where one of the name is there, no other is made, and what follows tells of the old one."""
+    for block in _blocks(book.read_text()):
+        for number, line in enumerate(block):
+            for name in re.findall(r"create job (?:--from=\S+ )?([a-z-]+)", line):
+                assert block[number - 1] == f"kubectl -n ml delete job {name} --ignore-not-found", line
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_a_job_that_failed_is_not_waited_for_for_hours(book: Path) -> None:
+    ends = r"kubectl -n ml wait --for=jsonpath='{.status.conditions\[0\].status}'=True --timeout=\d+h (job/[a-z-]+)"
+    for block in _blocks(book.read_text()):
+        for number, line in enumerate(block):
+            if "--for=condition=complete" in line:
+                ended = re.fullmatch(ends, block[number - 1])
+                assert ended, line
+                assert line == f"kubectl -n ml wait --for=condition=complete --timeout=1m {ended[1]}"
+
+
+def test_the_walk_waits_for_the_end_of_a_job_and_then_says_that_it_failed() -> None:
+    class Answering(Kubectl):
+        def __init__(self, *statuses: dict[str, Any]) -> None:
+            self._statuses = list(statuses)
+
+        def _ask(self, method: str, what: str, body: object = None) -> Any:
+            assert (method, what) == ("GET", "jobs/restore")
+            return {"status": self._statuses.pop(0) if self._statuses[1:] else self._statuses[0]}
+
+        def _log(self, named: str) -> str:
+            return "no manifest.json"
+
+    [ended, complete] = [line for line in commands("restoring", "Restoring", 3) if " wait " in line]
+    failed = {"failed": 1, "conditions": [{"type": "Failed", "status": "True"}]}
+    kubectl = Answering({"active": 1}, failed)
+    kubectl.run(ended)
+    with pytest.raises(AssertionError, match=r"job/restore failed:\nno manifest.json"):
+        kubectl.run(complete)
+    kubectl = Answering({"active": 1}, {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]})
+    kubectl.run(ended)
+    kubectl.run(complete)
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_a_controller_that_would_undo_it_is_paused_before_anything_is_scaled_or_suspended(book: Path) -> None:
+    text = book.read_text()
+    undone = re.search(r"^ *kubectl -n ml (?:scale|patch) ", text, re.MULTILINE)
+    assert undone is None or "pause its sync first" in text[: undone.start()]
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -340,6 +392,12 @@ def _until(true: Callable[[], bool], within: float = 180) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.05)
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """The lines of each fenced block."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [[line.strip() for line in block.splitlines()] for block in blocks]
 
 
 def _commands(text: str) -> str:
