@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from ml_platform.core.alerts import Kind
 from ml_platform_tests.deploy.chart import RELEASE, rendered, values
-from ml_platform_tests.kubernetes.operating import Kubectl, commands
+from ml_platform_tests.kubernetes.operating import Kubectl, commands, piped
 from ml_platform_tests.servers.certificates import certificates
 from ml_platform_tests.servers.redis_server import RedisServer, redis_server
 
@@ -253,6 +253,71 @@ def test_a_password_file_would_not_do(postgres: Path, tmp_path: Path, monkeypatc
         psycopg2.connect(host=str(postgres), user="of_a_file", dbname="postgres")
 
 
+_MAKING_SECRETS = """#!/bin/sh
+# What goes into a Secret is kept in the folder `made`; one that is asked for is there.
+case "$*" in
+  *"get secret"*) printf of-the-secret | base64 ;;
+  *"create secret generic"*)
+    for word; do
+      case "$word" in
+        --from-file=*) cat "${word##*=}" > "$MADE/${word##*=}" || exit 1 ;;
+      esac
+    done ;;
+  *"apply --filename -") cat > /dev/null ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("book", "section"),
+    [
+        ("installing", "## On Kubernetes\n"),
+        ("rotating", "## Postgres\n"),
+        ("rotating", "## Redis\n"),
+        ("rotating", "## Keys of object storage\n"),
+        ("rotating", "## The proxies\n"),
+    ],
+)
+def test_secrets_are_made_without_an_editors_newline_and_stay_on_no_disk(
+    book: str, section: str, tmp_path: Path
+) -> None:
+    text = (ROOT / "deploy" / "runbooks" / f"{book}.md").read_text().partition(section)[2].partition("\n## ")[0]
+    typed = [line for block in _blocks(text) for line in block]
+    lines = "\n".join(typed).replace("/run/secrets/postgres_password", "../postgres_password")
+    work, made, programs = (tmp_path / name for name in ("work", "made", "bin"))
+    for folder in (work, made, programs):
+        folder.mkdir()
+    for name, program in {
+        "kubectl": _MAKING_SECRETS,
+        **dict.fromkeys(("redis-cli", "helm", "psql", "docker"), ""),
+    }.items():
+        (programs / name).write_text(program or "#!/bin/sh\n")
+        (programs / name).chmod(0o700)
+    (tmp_path / "postgres_password").write_text("by hand\n")
+    for name in ("redis_password", "alert_webhook_url", "client-id", "client-secret", "new-key-id", "new-key"):
+        if re.search(rf"(?<![\w/-]){name}(?![\w-])", lines):
+            (work / name).write_text("by hand\n")
+    (work / "ca.crt").touch()
+    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "MADE": str(made)}
+    lines = re.sub(r"(?m)^ *(rm )?deploy/compose/.*$", "", lines)
+    subprocess.run(["sh", "-ec", lines], cwd=work, env=environment, check=True, capture_output=True)
+    held = {file.name: file.read_text() for file in made.iterdir()}
+    assert held
+    assert not [name for name, content in held.items() if content.endswith("\n") and name != "pg_service.conf"]
+    assert all(held.values())
+    assert [file.name for file in work.iterdir()] == ["ca.crt"]
+
+
+def test_what_is_needed_to_follow_the_books_is_listed() -> None:
+    installing = (ROOT / "deploy" / "runbooks" / "installing.md").read_text()
+    needed = installing.partition("Needed: ")[2].partition("\n\n")[0].lower()
+    lines = [line for book in BOOKS for block in _blocks(book.read_text()) for line in block]
+    words = {word for line in lines for command in piped(line) for word in command[:2]}
+    used = {"kubectl", "helm", "psql", "redis-cli", "openssl", "jq"} & words
+    assert len(used) == 6
+    assert [program for program in sorted(used) if not re.search(rf"\b{program}\b", needed)] == []
+
+
 _KUBECTL = """#!/bin/sh
 # One Secret, whose password is the file `secret` beside this one.
 here=$(dirname "$0")
@@ -395,9 +460,9 @@ def _until(true: Callable[[], bool], within: float = 180) -> None:
 
 
 def _blocks(text: str) -> list[list[str]]:
-    """The lines of each fenced block."""
-    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
-    return [[line.strip() for line in block.splitlines()] for block in blocks]
+    """The lines of each fenced block that is for a shell."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [[line.strip() for line in block.splitlines()] for language, block in blocks if not language]
 
 
 def _commands(text: str) -> str:
