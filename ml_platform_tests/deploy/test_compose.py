@@ -110,6 +110,23 @@ def test_secrets_are_mounted_where_they_are_read(compose: dict[str, Any], secret
         assert read == set(service.get("secrets", ())), name
 
 
+def test_a_service_holds_only_the_secrets_it_needs(compose: dict[str, Any]) -> None:
+    held = {name: set(service["secrets"]) for name, service in compose["services"].items() if "secrets" in service}
+    assert held == {
+        "postgres": {"postgres_superuser", "postgres_password"},
+        "redis": {"redis_users", "redis_password"},
+        "objects": {"objects_users"},
+        "bucket": {"objects_env"},
+        "instance": {"pg_service"},
+        "code": {"pg_service", "redis_password", "objects_env", "alert_webhook_url"},
+        "web": {"pg_service"},
+        "daemon": {"pg_service"},
+        "mlflow": {"pg_service", "objects_env"},
+        "reports": {"objects_env"},
+        "task": {"pg_service", "redis_password", "objects_env"},
+    }
+
+
 def test_it_waits_for_what_it_needs(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for name, service in services.items():

