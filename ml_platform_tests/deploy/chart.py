@@ -45,7 +45,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "postgres": {"sslmode": "verify-full", "caConfigMap": {"name": "own-ca", "key": "root.pem"}},
             "redis": {"url": "rediss://redis:6379/0", "caConfigMap": {"name": "own-ca", "key": "root.pem"}},
-            "objectStore": {"endpointUrl": "https://objects:8333", "allowHttp": False},
+            "objectStore": {
+                "endpointUrl": "https://objects:8333",
+                "allowHttp": False,
+                "caConfigMap": {"name": "own-ca", "key": "root.pem"},
+            },
         },
     ),
     "external MLflow": (

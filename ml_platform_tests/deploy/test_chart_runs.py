@@ -106,6 +106,17 @@ def test_a_run_is_restricted_bounded_and_knows_its_stores(instance: dg.DagsterIn
     assert not [mount for mount in container["volumeMounts"] if mount["name"] in secret and "subPath" in mount]
 
 
+@pytest.mark.parametrize("instance", ["TLS to everything"], indirect=True)
+def test_a_run_trusts_the_object_stores_own_authority(instance: dg.DagsterInstance) -> None:
+    pod = pod_of_a_run(instance)
+    (container,) = pod.containers
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert environment["AWS_CA_BUNDLE"] == environment["SSL_CERT_FILE"] == "/etc/ml-platform/objects-ca/ca.crt"
+    (volume,) = (each for each in pod.spec["volumes"] if each["name"] == "objects-ca")
+    assert volume["configMap"] == {"name": "own-ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
+    assert "/etc/ml-platform/objects-ca" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
 def test_what_is_declared_for_a_step_comes_on_top(instance: dg.DagsterInstance) -> None:
     wanted = {
         "container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ml_platform_tests.deploy.chart import HELM, dagster_yaml, rendered, values
+from ml_platform_tests.deploy.chart import HELM, dagster_yaml, of_kind, rendered, values
 from ml_platform_tests.deploy.test_chart_runs import OWN
 
 pytestmark = pytest.mark.deploy
@@ -19,6 +19,7 @@ FILE = HELM / "dagster-official-values.yaml"
 
 SECTIONS = {
     "computeLogManager",
+    "concurrency",
     "dagster-user-deployments",
     "dagsterDaemon",
     "dagsterWebserver",
@@ -53,16 +54,37 @@ def test_it_decides_as_our_chart_and_the_laptop_do(official: dict[str, Any]) -> 
     assert _snake(official["retention"]) == {"enabled": True, **own["retention"]}
     daemon = official["dagsterDaemon"]
     assert _snake(daemon["runRetries"]) == own["run_retries"]
+    assert _snake(daemon["sensors"]) == own["sensors"]
     monitoring = _snake(daemon["runMonitoring"])
     of_the_cluster = {"start_timeout_seconds": 900}
     assert monitoring == own["run_monitoring"] | of_the_cluster
     queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
     assert queue["dequeueIntervalSeconds"] == own["run_queue"]["dequeue_interval_seconds"]
     assert official["telemetry"] == {"enabled": False}
-    ours = yaml.safe_load(dagster_yaml(rendered(values("production"))))["compute_logs"]
+    chart = yaml.safe_load(dagster_yaml(rendered(values("production"))))
+    assert _snake(official["concurrency"]["pools"]) == chart["concurrency"]["pools"]
+    ours = chart["compute_logs"]
     logs = official["computeLogManager"]
     assert logs["type"] == ours["class"]
     assert _snake(logs["config"]["s3ComputeLogManager"]) == ours["config"] | {"local_dir": "/tmp"}
+
+
+def test_what_it_takes_over_of_our_settings_leaves_dagsters_own_to_that_chart(official: dict[str, Any]) -> None:
+    (settings,) = (
+        each["data"]
+        for name, each in of_kind(rendered(values("production")), "ConfigMap").items()
+        if "settings" in name
+    )
+    left = set(
+        re.findall(r"\b(?:DAGSTER_HOME|HOME|TMPDIR|ML_PLATFORM_\w+)\b", FILE.read_text().partition("global:")[0])
+    )
+    paths = {name for name, value in settings.items() if value.startswith("/")}
+    assert paths <= left, "what names a folder of our own pods"
+    (deployment,) = official["dagster-user-deployments"]["deployments"]
+    given = {each["name"]: each.get("value") for each in deployment["env"]}
+    database = official["postgresql"]
+    assert given["PGUSER"] == database["postgresqlUsername"]
+    assert {"sslmode": given["PGSSLMODE"], "sslrootcert": given["PGSSLROOTCERT"]} == database["postgresqlParams"]
 
 
 def test_it_brings_no_store_and_no_secret_of_its_own(official: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ml_platform.settings import load
+from ml_platform.settings import DEFAULT_PORTS, load
 from ml_platform.stores.instance import is_free
 from ml_platform_tests.deploy.chart import RELEASE, of_kind, rendered, values
 from ml_platform_tests.processes import Contained
@@ -109,6 +109,18 @@ def test_every_variable_of_the_chart_is_one_that_the_platform_reads(objects: lis
         if name.startswith("ML_PLATFORM_"):
             stem = name.removesuffix("_FILE")
             assert name in source or stem in source or name.endswith("DAGSTER_YAML"), name
+
+
+def test_without_an_ingress_links_lead_and_mlflow_answers_to_where_ports_are_forwarded() -> None:
+    objects = rendered(values("dev"))
+    settings = of_kind(objects, "ConfigMap")[f"{RELEASE}-settings"]["data"]
+    links = {f"ML_PLATFORM_{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()}
+    assert {name: settings[name] for name in links} == links
+    (container,) = of_kind(objects, "Deployment")[f"{RELEASE}-mlflow"]["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert {"localhost:5000", "127.0.0.1:5000"} <= set(environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
+    origins = environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert set(origins) == {"http://localhost:5000", "http://127.0.0.1:5000"}
 
 
 def test_a_code_location_answers_its_probe(

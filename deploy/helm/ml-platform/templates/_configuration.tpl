@@ -56,6 +56,13 @@ postgresql+psycopg2://{{ with .user }}{{ . }}@{{ end }}{{ .host }}:{{ .port }}/{
 {{- if .Values.mlflow.enabled -}}
 {{- $_ := set $own "ML_PLATFORM_MLFLOW_URL" (printf "https://%s" $hosts.mlflow) -}}
 {{- end -}}
+{{- else -}}
+{{- /* Links are opened where `kubectl port-forward` runs (NOTES.txt). */ -}}
+{{- $_ := set $own "ML_PLATFORM_DAGSTER_URL" "http://127.0.0.1:3000" -}}
+{{- $_ := set $own "ML_PLATFORM_REPORTS_URL" "http://127.0.0.1:3001" -}}
+{{- if .Values.mlflow.enabled -}}
+{{- $_ := set $own "ML_PLATFORM_MLFLOW_URL" "http://127.0.0.1:5000" -}}
+{{- end -}}
 {{- end -}}
 {{- with .Values.mlflow.publicUrl -}}
 {{- $_ := set $own "ML_PLATFORM_MLFLOW_URL" . -}}
@@ -127,6 +134,11 @@ concurrency:
 
 run_queue:
   dequeue_interval_seconds: 1
+
+# Sensors tick side by side: none waits for another's.
+sensors:
+  use_threads: true
+  num_workers: 4
 
 # A run whose pod died is tried again; one whose code failed would fail again.
 run_retries:

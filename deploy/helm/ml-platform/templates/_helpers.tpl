@@ -101,6 +101,9 @@ capabilities: {drop: [ALL]}
 - {name: redis-ca, mountPath: /etc/ml-platform/redis-ca, readOnly: true}
 {{- end }}
 {{- end }}
+{{- if and (has "objects" $needs) $values.objectStore.caConfigMap.name }}
+- {name: objects-ca, mountPath: /etc/ml-platform/objects-ca, readOnly: true}
+{{- end }}
 {{- if has "alerts" $needs }}
 {{- if $values.alerts.webhookSecret.name }}
 - {name: alert-webhook, mountPath: /var/run/secrets/ml-platform/alert-webhook, readOnly: true}
@@ -144,6 +147,13 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if has "objects" $needs }}
+{{- with $values.objectStore.caConfigMap }}
+{{- if .name }}
+- {name: objects-ca, configMap: {name: {{ .name }}, items: [{key: {{ .key }}, path: ca.crt}]}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if has "alerts" $needs }}
 {{- with $values.alerts.webhookSecret }}
 {{- if .name }}
@@ -177,6 +187,11 @@ ML_PLATFORM_REDIS_PASSWORD_FILE: /var/run/secrets/ml-platform/redis/password
 {{- if $values.redis.caConfigMap.name }}
 ML_PLATFORM_REDIS_CA_FILE: /etc/ml-platform/redis-ca/ca.crt
 {{- end }}
+{{- end }}
+{{- if and (has "objects" $needs) $values.objectStore.caConfigMap.name }}
+# boto3 reads the one, deltalake and polars the other.
+AWS_CA_BUNDLE: /etc/ml-platform/objects-ca/ca.crt
+SSL_CERT_FILE: /etc/ml-platform/objects-ca/ca.crt
 {{- end }}
 {{- if has "alerts" $needs }}
 {{- if $values.alerts.webhookSecret.name }}
