@@ -9,6 +9,11 @@ from ml_platform_tests.deploy.chart import CASES, CHART, RELEASE, of_kind, rende
 
 pytestmark = pytest.mark.deploy
 
+LOCATION: dict[str, Any] = {
+    "module": "pricing.definitions",
+    "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1Gi"}},
+}
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt value": ({"web": {"replica": 2}}, "replica"),
     "a misspelt section": ({"daemons": {}}, "daemons"),
@@ -55,6 +60,35 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a backup to nowhere": ({"backup": {"target": ""}}, "/backup/target"),
     "a backup of MLflow elsewhere": ({"mlflow": {"trackingUri": "https://mlflow.example.org"}}, "mlflow.trackingUri"),
     "a clock that is none": ({"backup": {"schedule": "nightly"}}, "/backup/schedule"),
+    "a clock of 25 hours": ({"backup": {"schedule": "61 25 * * *"}}, "/backup/schedule"),
+    "another account by a run's tags": (
+        {"runs": {"allowedFields": {"pod_spec_config": {"service_account_name": True}}}},
+        "service_account_name",
+    ),
+    "a Secret by a run's tags": ({"runs": {"allowedFields": {"container_config": {"env_from": True}}}}, "env_from"),
+    "labels by a run's tags": (
+        {"runs": {"allowedFields": {"pod_template_spec_metadata": {"labels": True}}}},
+        "pod_template_spec_metadata",
+    ),
+    "one host for two servers": ({"ingress": {"hosts": {"reports": "dagster.example.org"}}}, "ingress.hosts"),
+    "two code locations of one name": (
+        {"codeLocations": [LOCATION | {"name": "a_b"}, LOCATION | {"name": "a-b"}]},
+        "codeLocations",
+    ),
+    "one database for two": ({"postgres": {"databases": {"optuna": "mlflow"}}}, "postgres.databases"),
+    "e-mail without a server": (
+        {"alerts": {"emailTo": "ml@example.org", "smtpSecret": {"name": ""}}},
+        "alerts.emailTo",
+    ),
+    "a backup inside the lake": ({"backup": {"target": "s3://example-ml/lake/backup"}}, "backup.target"),
+    "reports inside the lake": (
+        {"objectStore": {"reportsUri": "s3://example-ml/lake/reports/"}},
+        "objectStore.reportsUri",
+    ),
+    "a password in the value of a setting": ({"settings": {"AWS_PROXY": "http://u:secret@proxy:80"}}, "AWS_PROXY"),
+    "a key of an account among the settings": ({"settings": {"AWS_ACCOUNT_KEY": "x"}}, "AWS_ACCOUNT_KEY"),
+    "commits that are not safe": ({"settings": {"AWS_CONDITIONAL_PUT": "disabled"}}, "AWS_CONDITIONAL_PUT"),
+    "a proxy of no version": ({"proxy": {"image": "oauth2-proxy:latest"}}, "/proxy/image"),
     "what the chart makes itself": ({"settings": {"ML_PLATFORM_REDIS_URL": "redis://x:1/0"}}, "ML_PLATFORM_REDIS_URL"),
 }
 
