@@ -8,6 +8,7 @@ import dagster as dg
 
 from ml_platform import settings
 from ml_platform.assets.alerts import alert_specs
+from ml_platform.assets.backups import backup_spec
 from ml_platform.assets.ledger import ledger_spec
 from ml_platform.automation.alerts_sensor import alerts_sensor
 from ml_platform.automation.jobs import dataset_jobs
@@ -42,6 +43,7 @@ def platform_definitions(package: Path) -> dg.Definitions:
             assets=[
                 ledger_spec([model for dataset in datasets for model in dataset.models]),
                 *alert_specs(datasets),
+                backup_spec(datasets),
             ],
             jobs=[*(job for dataset in datasets for job in dataset_jobs(dataset)), maintenance],
             sensors=[

@@ -91,6 +91,7 @@ class Settings:
     they are (object storage credentials). ``configured_ports`` names the servers whose port the environment gives.
     ``dagster_yaml`` replaces the instance's own configuration.
     ``alert_*`` say where alerts go beside the log (empty: nowhere else). Secrets are shown by no repr.
+    ``backup_within`` is how old the newest backup may be before an alert; zero where nobody expects any.
     ``commit`` is that of the source, where no clone says it. ``keep_versions`` and ``keep_runs`` are how long, in wall
     time, tables' old versions and Dagster's and MLflow's old runs are kept that no registered version names.
     """
@@ -127,6 +128,7 @@ class Settings:
     alert_smtp_url: str = field(repr=False)
     alert_email_to: str
     alert_email_from: str
+    backup_within: timedelta
     commit: str
     keep_versions: timedelta
     keep_runs: timedelta
@@ -226,6 +228,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         alert_smtp_url=_secret("ML_PLATFORM_ALERT_SMTP_URL", env),
         alert_email_to=env.get("ML_PLATFORM_ALERT_EMAIL_TO", ""),
         alert_email_from=env.get("ML_PLATFORM_ALERT_EMAIL_FROM", ""),
+        backup_within=timedelta(hours=_count("ML_PLATFORM_BACKUP_WITHIN_HOURS", env, default="0", least=0)),
         execution=_one_of("ML_PLATFORM_EXECUTION", env, EXECUTIONS),
         kubernetes=_kubernetes(env),
     )

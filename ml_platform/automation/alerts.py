@@ -35,6 +35,7 @@ from ml_platform.core.alerts import (
     failed_runs,
     late_assets,
     model_causes,
+    overdue_backup,
     quarantines,
 )
 from ml_platform.core.digests import digest
@@ -43,6 +44,7 @@ from ml_platform.settings import Settings
 from ml_platform.stores import ledger
 from ml_platform.stores.alert_sinks import sinks
 from ml_platform.stores.alerts import TABLE, Alerts
+from ml_platform.stores.backup import BEGUN_AT, HISTORY
 from ml_platform.stores.catalog import CATALOG, WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.lake import Lake
@@ -312,6 +314,17 @@ def _sensors(look: Look) -> list[Cause]:
     return dead_sensors(pulses, watched_since=awake, as_of=look.now)
 
 
+def _backups(look: Look) -> list[Cause]:
+    """What Dagster was told of finished backups."""
+    if not look.settings.backup_within:
+        return []
+    told = look.instance.get_latest_materialization_event(dg.AssetKey(HISTORY.split("/")))
+    made = None if told is None else told.asset_materialization
+    newest = None if made is None else _time(float(str(made.metadata[BEGUN_AT].value)))
+    watched_since = datetime.fromisoformat(look.memory.begun_at)
+    return overdue_backup(newest, look.settings.backup_within, watched_since=watched_since, as_of=look.now)
+
+
 def _sensor_pulses(look: Look) -> list[Pulse]:
     states = _instigators(look, InstigatorType.SENSOR)
     pulses = []
@@ -402,5 +415,6 @@ SOURCES: Mapping[str, Source] = {
     "ledger": Source((Kind.PROMOTION, Kind.ROLLBACK), _decisions, (ledger.TABLE,)),
     "freshness": Source((Kind.FRESHNESS_FAILED,), _freshness),
     "sensors": Source((Kind.DEAD_SENSOR,), _sensors),
+    "backups": Source((Kind.BACKUP_OVERDUE,), _backups),
 }
 """Where facts come from, in the order in which they are looked at."""

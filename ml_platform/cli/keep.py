@@ -20,14 +20,22 @@ def backup(
     as_json: Annotated[bool, typer.Option("--json", help="The same for machines; see docs/cli.md.")] = False,
 ) -> None:
     """Copy every store into a new folder of TARGET, while the platform may be at work."""
-    from ml_platform.stores.backup import back_up
+    import dagster as dg
 
+    from ml_platform.assets.backups import backup_event
+    from ml_platform.stores.backup import back_up
+    from ml_platform.stores.instance import prepare_dagster_home
+
+    here = settings.load()
     with console(stderr=True).status("Backing up …"):
-        made = back_up(settings.load(), target, keep=keep)
+        made = back_up(here, target, keep=keep)
     if as_json:
         write_json({"backup": str(made.root), "files": len(made.files), "bytes": made.size})
     else:
         console().print(f"{made.root}: {len(made.files):,} files, {made.size / 1e6:,.1f} MB", soft_wrap=True)
+    prepare_dagster_home(here)
+    with dg.DagsterInstance.get() as instance:
+        instance.report_runless_asset_event(backup_event(made))
 
 
 def restore(

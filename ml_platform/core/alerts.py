@@ -50,6 +50,7 @@ class Kind(StrEnum):
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
     DEAD_SENSOR = "dead_sensor"
+    BACKUP_OVERDUE = "backup_overdue"
 
     @property
     def severity(self) -> Severity:
@@ -80,6 +81,7 @@ _ADVICE: Mapping[Kind, str] = {
     Kind.PROMOTION: "Nothing to do; if the new champion disappoints, roll it back.",
     Kind.ROLLBACK: "Read the reason in the ledger; only a better candidate replaces the restored champion.",
     Kind.DEAD_SENSOR: "Open its last ticks in the Dagster UI, mend the error, or start `ml-platform up` again.",
+    Kind.BACKUP_OVERDUE: "Read why the last backup failed, mend it, and make one now.",
 }
 
 RECURRING = frozenset({Kind.PERFORMANCE_FELL})
@@ -457,6 +459,42 @@ def dead_sensors(pulses: Iterable[Pulse], *, watched_since: datetime, as_of: dat
         )
         for pulse in pulses
         if as_of - max(pulse.last_good or watched_since, watched_since) > pulse.patience
+    ]
+
+
+# Backups -------------------------------------------------------------------------------------------
+
+
+def overdue_backup(
+    newest: datetime | None, within: timedelta, *, watched_since: datetime, as_of: datetime
+) -> list[Cause]:
+    """The cause that no finished backup was begun within the time in which there should be one.
+
+    Args:
+        newest: when the newest finished one was begun; None if there never was any.
+        within: how old it may be; zero if nobody expects backups.
+        watched_since: what came before counts as in time.
+        as_of: now, wall time (UTC).
+    """
+    if not within or as_of - (newest or watched_since) <= within:
+        return []
+    hours = f"{within / timedelta(hours=1):g} hours"
+    return [
+        Cause(
+            kind=Kind.BACKUP_OVERDUE,
+            identity=f"backup overdue since {'never' if newest is None else newest.isoformat()}",
+            subject="backup",
+            group="backup",
+            title="There is no recent backup",
+            text=(
+                "None was ever finished"
+                if newest is None
+                else f"The newest finished one was begun at {_moment(newest)}"
+            )
+            + f"; there should be one every {hours}.",
+            since=newest or watched_since,
+            page="assets/ledger/backups",
+        )
     ]
 
 

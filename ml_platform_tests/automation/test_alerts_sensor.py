@@ -26,11 +26,14 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._utils.error import SerializableErrorInfo
 
+from ml_platform.assets.backups import backup_event
 from ml_platform.automation.alerts import Memory, tick
+from ml_platform.core.alerts import Kind
 from ml_platform.core.promotion import Decision
 from ml_platform.defs.nyc_flights.replay import Awkward, Fault
 from ml_platform.settings import load
 from ml_platform.stores.alerts import Alerts, RaisedAlert
+from ml_platform.stores.backup import Backup, back_up
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.ledger import SCHEMA, TABLE, Ledger, ManualDecision
 from ml_platform_tests.loop.homes import FLIGHTS, Home
@@ -336,6 +339,24 @@ def test_a_sensor_whose_ticks_fail_is_told_once_and_not_because_everything_slept
     ticked(watched.instance, TickStatus.SKIPPED, now)
     watched.tick(2)
     assert landing().state == "ended"
+
+
+def test_a_backup_that_is_overdue_is_told_once_until_one_is_finished(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    old = Backup(tmp_path / "backups" / "old", now - timedelta(hours=31), "0.1", {}, frozenset())
+    watched.instance.report_runless_asset_event(backup_event(old))
+    watched.tick(2)
+    assert watched.received == [], "nobody said how old it may be"
+    monkeypatch.setenv("ML_PLATFORM_BACKUP_WITHIN_HOURS", "30")
+    watched.tick(3)
+    assert watched.received == ["CRITICAL: There is no recent backup"]
+    assert f"{old.begun_at:%Y-%m-%d %H:%M} UTC" in watched.raised[0].alert.text
+    made = back_up(load(), str(tmp_path / "backups"))
+    watched.instance.report_runless_asset_event(backup_event(made))
+    watched.tick(2)
+    assert [(each.state, each.alert.kind) for each in watched.raised] == [("ended", Kind.BACKUP_OVERDUE)]
 
 
 def test_a_webhook_that_is_configured_wrongly_is_told_in_the_log_and_owed_what_it_missed(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 
+import dagster as dg
 import polars as pl
 import pytest
 from click.testing import Result
@@ -65,6 +66,21 @@ def test_a_destroyed_home_is_restored_with_its_status_champion_and_predictions(
     done = run("restore", str(tmp_path), "--json")
     assert json.loads(done.stdout) == {"backup": made["backup"], "files": made["files"], "online": {}}
     assert answers(run, home) == before
+
+
+def test_a_finished_backup_is_an_event_that_dagster_shows_and_a_refused_one_is_none(
+    run: Run, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home.dagster_home))
+    made = json.loads(run("backup", str(tmp_path), "--json").stdout)
+    assert isinstance(run("backup", str(home.home / "lake" / "inside")).exception, BackupError)
+    with dg.DagsterInstance.get() as instance:
+        told = instance.get_latest_materialization_event(dg.AssetKey(["ledger", "backups"]))
+    assert told is not None
+    assert told.asset_materialization is not None
+    metadata = told.asset_materialization.metadata
+    assert (metadata["place"].value, metadata["files"].value) == (made["backup"], made["files"])
+    assert metadata["begun_at"].value == backups(str(tmp_path))[-1].begun_at.timestamp()
 
 
 def test_what_stores_hold_is_replaced_only_on_request_and_then_wholly(run: Run, home: Settings, tmp_path: Path) -> None:

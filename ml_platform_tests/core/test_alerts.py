@@ -22,6 +22,7 @@ from ml_platform.core.alerts import (
     failed_runs,
     late_assets,
     model_causes,
+    overdue_backup,
     quarantines,
 )
 from ml_platform.core.retraining import Condition
@@ -303,6 +304,29 @@ def test_nobody_is_dead_because_all_of_us_slept() -> None:
 def test_a_sensor_that_never_ticked_is_dead_too() -> None:
     (cause,) = dead_sensors([Pulse("sensor a", None, MINUTE)], watched_since=NOON, as_of=NOON + 2 * MINUTE)
     assert cause.text == "It never worked; it does not tick."
+
+
+# Backups -------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_overdue_after_its_time_and_one_cause_until_there_is_another() -> None:
+    def overdue(newest: datetime | None, hours: float) -> list[str]:
+        early = NOON - timedelta(days=9)
+        now = NOON + timedelta(hours=hours)
+        return identities(overdue_backup(newest, timedelta(hours=30), watched_since=early, as_of=now))
+
+    assert overdue(NOON, 30) == []
+    assert overdue(NOON, 30.1) == overdue(NOON, 300) != []
+    later = NOON + timedelta(hours=40)
+    assert overdue(later, 60) == []
+    assert overdue(later, 80) != overdue(NOON, 80)
+
+
+def test_nobody_is_told_of_backups_that_nobody_expects_or_whose_time_is_to_come() -> None:
+    assert overdue_backup(None, timedelta(0), watched_since=NOON, as_of=NOON + timedelta(days=99)) == []
+    assert overdue_backup(None, timedelta(hours=30), watched_since=NOON, as_of=NOON + timedelta(hours=30)) == []
+    (cause,) = overdue_backup(None, timedelta(hours=30), watched_since=NOON, as_of=NOON + timedelta(hours=31))
+    assert cause.text == "None was ever finished; there should be one every 30 hours."
 
 
 # Alerts --------------------------------------------------------------------------------------------

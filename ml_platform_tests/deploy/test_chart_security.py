@@ -200,7 +200,8 @@ def secrets_held(objects: list[dict[str, Any]]) -> dict[str, set[str]]:
 
 
 def test_a_component_holds_only_the_secrets_it_needs() -> None:
-    held = secrets_held(rendered(values("production", {"objectStore": {"credentialsSecret": "keys"}})))
+    keys = {"objectStore": {"credentialsSecret": "keys"}, "backup": {"credentialsSecret": "backup-keys"}}
+    held = secrets_held(rendered(values("production", keys)))
     postgres, redis, alerts = "ml-platform-postgres", "ml-platform-redis", "ml-platform-alerts"
     assert held == {
         "web": {postgres, "keys"},
@@ -209,9 +210,39 @@ def test_a_component_holds_only_the_secrets_it_needs() -> None:
         "mlflow": {postgres, "keys"},
         "reports": {"keys"},
         "task": {postgres, redis, "keys", alerts},
-        "backup": {postgres, "keys"},
+        "backup": {postgres, "backup-keys"},
+        "restore": {postgres, redis, "backup-keys"},
         "proxy": {"ml-platform-proxy"},
     }
+
+
+def test_backups_and_reports_may_be_known_to_the_object_store_as_others_than_runs_are() -> None:
+    def known(changes: dict[str, Any]) -> dict[str, tuple[set[str], str | None]]:
+        """By component, which Secrets of the object store it holds and which role its account has there."""
+        store = {"objectStore": {"serviceAccountAnnotations": {"role": "ml"}, "credentialsSecret": "keys"}}
+        backup = {"backup": {"enabled": True, "target": "s3://kept/here", **changes.get("backup", {})}}
+        objects = rendered(values("dev", {**store, **changes, **backup}))
+        accounts = of_kind(objects, "ServiceAccount")
+        return {
+            pod.component: (
+                secrets_held(objects)[pod.component] & {"keys", "of-backups", "of-reports"},
+                accounts[pod.spec["serviceAccountName"]]["metadata"].get("annotations", {}).get("role"),
+            )
+            for pod in pods(objects)
+        }
+
+    of_all = ({"keys"}, "ml")
+    alike = known({})
+    assert all(alike[name] == of_all for name in ("reports", "backup", "restore", "task", "mlflow"))
+    changed = known(
+        {
+            "backup": {"credentialsSecret": "of-backups"},
+            "reports": {"serviceAccountAnnotations": {"role": "reader"}},
+        }
+    )
+    assert changed["backup"] == changed["restore"] == ({"of-backups"}, None)
+    assert changed["reports"] == (set(), "reader")
+    assert changed["task"] == changed["mlflow"] == of_all
 
 
 def test_the_web_server_reaches_the_object_store_only_to_read_output_of_steps() -> None:
@@ -297,7 +328,7 @@ def test_servers_without_a_login_are_reached_through_their_proxy_alone() -> None
     def who_reaches(name: str, port: int) -> set[str]:
         return {one for one, labels in everybody.items() if may_connect(objects, labels, everybody[name], port)}
 
-    own = {"lab-code-ml-platform", "lab-backup", "lab-task", *RUN_COMPONENTS}
+    own = {"lab-code-ml-platform", "lab-backup", "lab-restore", "lab-task", *RUN_COMPONENTS}
     assert who_reaches("lab-web", 3000) == {"lab-proxy-dagster"}
     assert who_reaches("lab-reports", 3001) == {"lab-proxy-reports"}
     assert who_reaches("lab-mlflow", 5000) == {"lab-proxy-mlflow"} | own
@@ -341,9 +372,36 @@ def test_the_way_out_is_narrow() -> None:
         if name.startswith(f"{RELEASE}-to-")
     }
     assert whom["kubernetes-api"] == {"web", "daemon", *RUN_COMPONENTS}
-    assert whom["redis"] == {"code-location", "task", *RUN_COMPONENTS}
+    assert whom["redis"] == {"code-location", "restore", "task", *RUN_COMPONENTS}
     assert whom["issuer"] == {"proxy"}
     assert "daemon" not in whom["object-store"]
+
+
+def test_a_port_that_a_url_names_is_open_and_another_only_if_it_is_said() -> None:
+    def ports(changes: dict[str, Any]) -> dict[str, list[int]]:
+        return {
+            name.removeprefix(f"{RELEASE}-to-"): [each["port"] for each in policy["spec"]["egress"][0]["ports"]]
+            for name, policy in of_kind(rendered(values("production", changes)), "NetworkPolicy").items()
+            if name.startswith(f"{RELEASE}-to-")
+        }
+
+    assert {name: ports({})[name] for name in ("redis", "object-store", "issuer")} == {
+        "redis": [6379],
+        "object-store": [443],
+        "issuer": [443],
+    }
+    elsewhere = {
+        "redis": {"url": "rediss://cache.example.org:6380/0"},
+        "objectStore": {"endpointUrl": "http://objects:8333", "allowHttp": True},
+        "proxy": {"issuerUrl": "https://login.example.org:8443/realms/staff"},
+        "mlflow": {"enabled": False, "trackingUri": "http://mlflow.example.org"},
+        "backup": {"enabled": False},
+    }
+    found = ports(elsewhere)
+    assert (found["redis"], found["object-store"], found["issuer"]) == ([6380], [8333], [8443])
+    assert found["external-mlflow"] == [80]
+    behind_a_service = ports({**elsewhere, "networkPolicy": {"redis": {"ports": [6379]}}})
+    assert behind_a_service["redis"] == [6379]
 
 
 def test_a_server_is_never_taken_away_whole(release: list[dict[str, Any]]) -> None:
@@ -368,7 +426,7 @@ def test_every_server_is_asked_whether_it_lives(release: list[dict[str, Any]]) -
 
 def test_the_backup_runs_the_platforms_own_command() -> None:
     jobs = of_kind(rendered(values("production")), "CronJob")
-    backup, task = jobs[f"{RELEASE}-backup"]["spec"], jobs[f"{RELEASE}-task"]["spec"]
+    backup, task, back = (jobs[f"{RELEASE}-{name}"]["spec"] for name in ("backup", "task", "restore"))
     (container,) = backup["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["ml-platform", "backup", "s3://example-ml-backup/ml-platform", "--keep", "14"]
     database = {
@@ -378,6 +436,20 @@ def test_the_backup_runs_the_platforms_own_command() -> None:
     assert database in container["env"], "MLflow's database cannot be copied through its server"
     assert (backup["suspend"], backup["concurrencyPolicy"], backup["timeZone"]) == (False, "Forbid", "Etc/UTC")
     assert task["suspend"] is True
+    assert back["suspend"] is True
+    (container,) = back["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["ml-platform", "restore", "s3://example-ml-backup/ml-platform"]
+    assert database in container["env"]
+
+
+def test_people_are_told_of_backups_that_are_overdue_only_where_some_are_made() -> None:
+    def within(enabled: bool) -> str | None:
+        objects = rendered(values("production", {"backup": {"enabled": enabled, "alertAfterHours": 26}}))
+        settings: dict[str, str] = of_kind(objects, "ConfigMap")[f"{RELEASE}-settings"]["data"]
+        return settings.get("ML_PLATFORM_BACKUP_WITHIN_HOURS")
+
+    assert within(enabled=True) == "26"
+    assert within(enabled=False) is None
 
 
 def test_telemetry_is_off_everywhere(release: list[dict[str, Any]]) -> None:

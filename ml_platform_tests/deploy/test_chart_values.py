@@ -88,6 +88,33 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a password in the value of a setting": ({"settings": {"AWS_PROXY": "http://u:secret@proxy:80"}}, "AWS_PROXY"),
     "a key of an account among the settings": ({"settings": {"AWS_ACCOUNT_KEY": "x"}}, "AWS_ACCOUNT_KEY"),
     "commits that are not safe": ({"settings": {"AWS_CONDITIONAL_PUT": "disabled"}}, "AWS_CONDITIONAL_PUT"),
+    "more requested than allowed": (
+        {"web": {"resources": {"requests": {"cpu": "1500m", "memory": "1Gi"}, "limits": {"cpu": 1, "memory": "1Gi"}}}},
+        "web.resources",
+    ),
+    "more memory requested than a run may have": (
+        {"runs": {"resources": {"limits": {"memory": "1.5G"}}}},
+        "runs.resources",
+    ),
+    "a code location that requests more than it may have": (
+        {
+            "codeLocations": [
+                LOCATION
+                | {
+                    "name": "big",
+                    "resources": {
+                        "requests": {"cpu": "1", "memory": "2Gi"},
+                        "limits": {"cpu": "1", "memory": "2047Mi"},
+                    },
+                }
+            ]
+        },
+        "codeLocations.big",
+    ),
+    "a network of 99 bits": (
+        {"networkPolicy": {"redis": {"peers": [{"ipBlock": {"cidr": "10.0.0.0/99"}}]}}},
+        "/networkPolicy/redis/peers/0/ipBlock/cidr",
+    ),
     "a proxy of no version": ({"proxy": {"image": "oauth2-proxy:latest"}}, "/proxy/image"),
     "what the chart makes itself": ({"settings": {"ML_PLATFORM_REDIS_URL": "redis://x:1/0"}}, "ML_PLATFORM_REDIS_URL"),
 }

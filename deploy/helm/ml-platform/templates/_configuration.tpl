@@ -6,6 +6,13 @@ postgresql+psycopg2://{{ with .user }}{{ . }}@{{ end }}{{ .host }}:{{ .port }}/{
 {{- end -}}
 {{- end -}}
 
+{{/* The port of a URL, as a list; without one, that of its scheme. */}}
+{{- define "ml-platform.port" -}}
+{{- $url := urlParse . -}}
+{{- $named := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- list ($named | default (get (dict "http" 80 "redis" 6379 "rediss" 6379) $url.scheme) | default 443 | int) | toJson -}}
+{{- end -}}
+
 {{- define "ml-platform.tracking-uri" -}}
 {{ .Values.mlflow.trackingUri | default (printf "http://%s-mlflow:5000" .Release.Name) }}
 {{- end -}}
@@ -72,6 +79,9 @@ postgresql+psycopg2://{{ with .user }}{{ . }}@{{ end }}{{ .host }}:{{ .port }}/{
 {{- end -}}
 {{- with .Values.alerts.emailFrom -}}
 {{- $_ := set $own "ML_PLATFORM_ALERT_EMAIL_FROM" . -}}
+{{- end -}}
+{{- if .Values.backup.enabled -}}
+{{- $_ := set $own "ML_PLATFORM_BACKUP_WITHIN_HOURS" (toString .Values.backup.alertAfterHours) -}}
 {{- end -}}
 {{- range $name, $_ := .Values.settings -}}
 {{- if hasKey $own $name -}}

@@ -66,15 +66,30 @@ capabilities: {drop: [ALL]}
   "reports" (list "objects")
   "run" (list "postgres" "redis" "objects")
   "backup" (list "postgres" "objects")
+  "restore" (list "postgres" "redis" "objects")
   "task" (list "postgres" "redis" "objects" "alerts")
 -}}
 {{- get $needs .component | join " " -}}
 {{- end -}}
 
+{{/* By what a component that needs object storage is known there: its own Secret or annotations, if it has any, or everybody's. */}}
+{{- define "ml-platform.object-identity" -}}
+{{- if has "objects" (splitList " " (include "ml-platform.needs" .)) -}}
+{{- $values := .root.Values -}}
+{{- $own := get (dict "reports" $values.reports "backup" $values.backup "restore" $values.backup) .component -}}
+{{- if not (and $own (or $own.credentialsSecret $own.serviceAccountAnnotations)) -}}
+{{- $own = $values.objectStore -}}
+{{- end -}}
+{{- dict "secret" $own.credentialsSecret "annotations" $own.serviceAccountAnnotations | toJson -}}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}
+
 {{- define "ml-platform.env-from" -}}
 - configMapRef: {name: {{ .root.Release.Name }}-settings}
-{{- if and (has "objects" (splitList " " (include "ml-platform.needs" .))) .root.Values.objectStore.credentialsSecret }}
-- secretRef: {name: {{ .root.Values.objectStore.credentialsSecret }}}
+{{- with (include "ml-platform.object-identity" . | fromJson).secret }}
+- secretRef: {name: {{ . }}}
 {{- end }}
 {{- end -}}
 

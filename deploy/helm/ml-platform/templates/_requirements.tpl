@@ -1,4 +1,11 @@
 {{/* What no schema can say: values that contradict one another. */}}
+{{/* Kubernetes' quantity as a number. */}}
+{{- define "ml-platform.amount" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "Ki" 1024 "M" 1e6 "Mi" 1048576 "G" 1e9 "Gi" 1073741824 "T" 1e12 "Ti" 1099511627776 -}}
+{{- $number := regexFind "^[0-9.]+" (toString .) -}}
+{{- mulf $number (get $units (trimPrefix $number (toString .))) -}}
+{{- end -}}
+
 {{- define "ml-platform.requirements" -}}
 {{- $objects := .Values.objectStore -}}
 {{- if .Values.ingress.enabled -}}
@@ -8,6 +15,18 @@
 {{- end -}}
 {{- end -}}
 {{- $names := list -}}
+{{- $asked := dict "web" .Values.web "daemon" .Values.daemon "mlflow" .Values.mlflow "reports" .Values.reports "runs" .Values.runs "proxy" .Values.proxy "backup" .Values.backup -}}
+{{- range .Values.codeLocations -}}
+{{- $_ := set $asked (printf "codeLocations.%s" .name) . -}}
+{{- end -}}
+{{- range $name, $part := $asked -}}
+{{- range $what, $request := $part.resources.requests -}}
+{{- $limit := get $part.resources.limits $what | default $request -}}
+{{- if gt (include "ml-platform.amount" $request | float64) (include "ml-platform.amount" $limit | float64) -}}
+{{- fail (printf "%s.resources: more %s is requested (%v) than the limit allows (%v), which Kubernetes refuses" $name $what $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range .Values.codeLocations -}}
 {{- $names = append $names (.name | replace "_" "-") -}}
 {{- end -}}
