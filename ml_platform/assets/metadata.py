@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ml_platform.core.table_spec import TableSpec
-from ml_platform.stores.table_names import sql_name
+from ml_platform.stores.table_names import LANDED_THROUGH, sql_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,12 +73,21 @@ def day_metadata(outcome: "Outcome") -> dict[str, Any]:
     if state is None:
         return {}
     metadata: dict[str, Any] = {"dagster/partition_row_count": state.rows, "delta_version": state.delta_version}
-    metadata |= {name: value for name, value in state.facts.items() if value is not None}
+    metadata |= facts_metadata(state.facts)
     if outcome.sample is not None:
         metadata["sample"] = sample_rows(outcome.sample)
     if state.inputs:
         metadata["inputs"] = dg.MetadataValue.json(dict(state.inputs))
     return metadata
+
+
+def facts_metadata(facts: Mapping[str, float]) -> dict[str, Any]:
+    """What is on record of a partition, by name; a moment as such."""
+    return {
+        name: dg.MetadataValue.timestamp(value) if name == LANDED_THROUGH else value
+        for name, value in facts.items()
+        if value is not None
+    }
 
 
 def sample_rows(frame: "pl.DataFrame") -> dg.MarkdownMetadataValue:

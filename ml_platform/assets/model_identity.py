@@ -92,10 +92,17 @@ class ModelIdentity:
         Raises:
             dagster.Failure: a table has landed nothing yet.
         """
-        found = self.dataset.watermark(platform.landing)
-        if found is None:
-            raise dg.Failure("nothing has landed yet: run `ml-platform replay`", allow_retries=False)
-        return found
+        return _landed(self.dataset.watermark(platform.landing))
+
+    def known_through(self, platform: Platform) -> datetime:
+        """The watermark of what was taken in: see :func:`ml_platform.stores.ingest.known_through`.
+
+        Raises:
+            dagster.Failure: a table has landed nothing yet.
+        """
+        from ml_platform.stores.ingest import known_through
+
+        return _landed(known_through(platform.lake, platform.landing, self.dataset, self.spec, self.manifest))
 
     def key_columns(self) -> list[Column]:
         """Columns that name a row of any of the model's tables."""
@@ -131,6 +138,12 @@ class ModelIdentity:
         """The service's features, as Feast describes them."""
         found = [self.manifest.column(self.spec.service, name) for name in self.service.features]
         return [Column(column.name, column.dtype, column.description, column.unit) for column in found]
+
+
+def _landed(watermark: datetime | None) -> datetime:
+    if watermark is None:
+        raise dg.Failure("nothing has landed yet: run `ml-platform replay`", allow_retries=False)
+    return watermark
 
 
 def all_days(key: dg.AssetKey) -> dg.AssetDep:

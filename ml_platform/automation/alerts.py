@@ -47,6 +47,8 @@ from ml_platform.stores.alerts import TABLE, Alerts
 from ml_platform.stores.backup import BEGUN_AT, HISTORY
 from ml_platform.stores.catalog import CATALOG, WHOLE
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.feature_repository import FeatureRepository
+from ml_platform.stores.ingest import known_through
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.manual_decisions import NotAllowedError
@@ -248,13 +250,14 @@ def _with_run(look: Look, cause: Cause) -> Cause:
 
 def _models(look: Look) -> list[Cause]:
     """What every model's evidence says."""
-    landing = Landing(look.settings.landing)
+    here = look.settings
+    landing, manifest = Landing(here.landing), FeatureRepository(here).manifest()
     causes = []
     for dataset in look.datasets:
-        watermark = dataset.watermark(landing)
-        if watermark is None:
-            continue
         for spec in dataset.models:
+            watermark = known_through(look.lake, landing, dataset, spec, manifest)
+            if watermark is None:
+                continue
             evidence = gather(look.lake, spec, watermark)
             newest = None
             if look.lake.exists(drift_table(spec)):

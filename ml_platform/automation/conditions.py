@@ -160,7 +160,7 @@ def _unblocked(spec: ModelSpec, dataset: Dataset) -> Told:
         from ml_platform.stores.model_tables import blocked_inputs
 
         here = settings.load()
-        watermark = dataset.watermark(Landing(here.landing, here.landing_settle))
+        watermark = _watermark(here, dataset, spec)
         manifest = FeatureRepository(here).manifest()
         return watermark is None or not blocked_inputs(Lake.of(here), manifest, spec, watermark)
 
@@ -200,10 +200,18 @@ def _verdict(spec: ModelSpec, dataset: Dataset, evaluation: datetime) -> Retrain
         from ml_platform.stores.retraining import gather
 
         here = settings.load()
-        watermark = dataset.watermark(Landing(here.landing, here.landing_settle))
+        watermark = _watermark(here, dataset, spec)
         return None if watermark is None else judge(spec, gather(Lake.of(here), spec, watermark))
 
     return _once(_verdicts, spec.name, evaluation, judged)
+
+
+def _watermark(here: settings.Settings, dataset: Dataset, spec: ModelSpec) -> datetime | None:
+    from ml_platform.stores.ingest import known_through
+    from ml_platform.stores.lake import Lake
+
+    landing = Landing(here.landing, here.landing_settle)
+    return known_through(Lake.of(here), landing, dataset, spec, FeatureRepository(here).manifest())
 
 
 def _plan(dataset: Dataset, evaluation: datetime) -> "Plan":

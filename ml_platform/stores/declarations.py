@@ -5,7 +5,7 @@ The folder holds ``dataset.yaml`` (the calendar) and ``defs.yaml``: documents of
 without Dagster (the terminal, checks) reads them here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -61,6 +61,12 @@ class Dataset:
             if model.name == name:
                 return model
         raise LookupError(f"no model {name!r} is declared; there are {', '.join(m.name for m in self.models)}")
+
+    def read_by(self, model: ModelSpec, views: Iterable[str]) -> list[TableSpec]:
+        """The raw tables that a model is made from, by what it declares and by these views of its feature service."""
+        transforms = [model.entities, model.labels, *(self.views[name] for name in views if name in self.views)]
+        names = {name for transform in transforms for name in transform.inputs}
+        return [table for table in self.tables if table.name in names]
 
     def landed(self, landing: Landing) -> Landing:
         """What has landed of the days of the calendar, of which today (UTC) is the last that has begun."""

@@ -6,20 +6,56 @@ read the day waits until the file is right. Files whose bytes and contract are w
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 
 from ml_platform.core.contracts import Delivery, FileRefused, Validated, accept
 from ml_platform.core.digests import digest
+from ml_platform.core.feature_manifest import FeatureManifest
+from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.quality import consistent_share
-from ml_platform.core.table_spec import TableSpec
+from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.stores.catalog import WHOLE, PartitionState
+from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.derivation import day_bounds
 from ml_platform.stores.incremental import SAMPLE_ROWS, Outcome, Status
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import LandedFile, Landing, fingerprint_of
-from ml_platform.stores.table_names import quarantine_table, raw_table
+from ml_platform.stores.table_names import LANDED_THROUGH, quarantine_table, raw_table
+
+
+def known_through(
+    lake: Lake, landing: Landing, dataset: Dataset, spec: ModelSpec, manifest: FeatureManifest
+) -> datetime | None:
+    """The watermark that a model goes by: as far as has landed, and not beyond what was taken in of what it reads.
+
+    What lands while a run is at work is in nothing that the run reads. What it predicts it predicts for good.
+
+    Args:
+        lake: the home's tables.
+        landing: what has landed.
+        dataset: the data set's declarations.
+        spec: the model's.
+        manifest: what the feature repository declares.
+
+    Returns:
+        The moment (UTC); None before every partitioned table has landed something.
+    """
+    landed = dataset.watermark(landing)
+    taken = [taken_through(lake, table) for table in dataset.read_by(spec, manifest.service(spec.service).views)]
+    return None if landed is None else min([landed, *(end for end in taken if end is not None)])
+
+
+def taken_through(lake: Lake, spec: TableSpec) -> datetime | None:
+    """The end of the newest period that a raw table has taken in or refused; None if there is none."""
+    ends = [
+        # What was taken in before this fact was kept counts as a whole day.
+        state.facts.get(LANDED_THROUGH, day_bounds(name)[1].timestamp())
+        for name, state in lake.partitions(raw_table(spec)).items()
+        if spec.kind is TableKind.PARTITIONED
+    ]
+    return datetime.fromtimestamp(max(ends), UTC) if ends else None
 
 
 def identities(landing: Landing, spec: TableSpec, partitions: Collection[str] | None = None) -> dict[str, str]:
@@ -55,7 +91,8 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
         if name in landed and (name not in before or before[name].inputs_hash != landed[name])
     ]
     accepted = accept(spec, {name: _delivery(name, files[name]) for name in stale})
-    states, samples = _write(lake, spec, accepted, landed)
+    through = {name: _through(files[name]) for name in stale}
+    states, samples = _write(lake, spec, accepted, landed, through)
     for name in partitions:
         if name not in files and name not in changing:
             yield Outcome(name, Status.WAITING, before.get(name), f"no file of {spec.name} has landed for {name}")
@@ -73,22 +110,32 @@ def ingest(lake: Lake, landing: Landing, spec: TableSpec, partitions: Sequence[s
             yield Outcome(name, Status.UNCHANGED, before[name])
 
 
+def _through(files: Sequence[LandedFile]) -> dict[str, float]:
+    ends = [file.end.timestamp() for file in files if file.end is not None]
+    return {LANDED_THROUGH: max(ends)} if ends else {}
+
+
 def _delivery(name: str, files: Sequence[LandedFile]) -> Delivery:
     contents = [(file.name, file.path.read_bytes()) for file in files]
     return Delivery(contents) if name == WHOLE else Delivery(contents, *day_bounds(name))
 
 
 def _write(
-    lake: Lake, spec: TableSpec, accepted: dict[str, Validated | FileRefused], landed: dict[str, str]
+    lake: Lake,
+    spec: TableSpec,
+    accepted: dict[str, Validated | FileRefused],
+    landed: dict[str, str],
+    through: dict[str, dict[str, float]],
 ) -> tuple[dict[str, PartitionState], dict[str, pl.DataFrame]]:
     table = raw_table(spec)
     refused = {name: f"{table} {name}: {given}" for name, given in accepted.items() if isinstance(given, FileRefused)}
     good = {name: given for name, given in accepted.items() if isinstance(given, Validated)}
-    states = lake.block(table, refused, inputs_hash={name: landed[name] for name in refused}) if refused else {}
+    identity = {name: landed[name] for name in refused}
+    states = lake.block(table, refused, inputs_hash=identity, facts=through) if refused else {}
     if not good:
         return states, {}
     facts = {
-        name: {**given.quality.as_metadata(), **_consistency(lake, spec, name, given.valid)}
+        name: {**given.quality.as_metadata(), **_consistency(lake, spec, name, given.valid), **through[name]}
         for name, given in good.items()
     }
     _quarantine(lake, spec, good)

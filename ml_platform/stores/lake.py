@@ -245,18 +245,23 @@ class Lake:
         return states[WHOLE]
 
     def block(
-        self, table: str, reasons: Mapping[str, str], *, inputs_hash: Mapping[str, str] | None = None
+        self,
+        table: str,
+        reasons: Mapping[str, str],
+        *,
+        inputs_hash: Mapping[str, str] | None = None,
+        facts: Mapping[str, Mapping[str, float]] | None = None,
     ) -> dict[str, PartitionState]:
-        """Record, by partition, why it must not be read as up to date; its rows stay what they were."""
+        """Record, by partition, why it must not be read as up to date; its rows stay what they were.
+
+        So do its facts, but for those that are given.
+        """
         version, files, before = self._look(table)
-        states = {
-            name: replace(
-                before.get(name, PartitionState(table, name, 0, "", "", version)),
-                inputs_hash=(inputs_hash or {}).get(name, ""),
-                blocked=reason,
-            )
-            for name, reason in reasons.items()
-        }
+        states = {}
+        for name, reason in reasons.items():
+            old = before.get(name, PartitionState(table, name, 0, "", "", version))
+            known = {**old.facts, **(facts or {}).get(name, {})}
+            states[name] = replace(old, inputs_hash=(inputs_hash or {}).get(name, ""), facts=known, blocked=reason)
         self._append_records([state for name, state in states.items() if state != before.get(name)], files)
         return states
 

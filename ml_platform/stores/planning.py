@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 from ml_platform.core.digests import digest_mapping
+from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.table_spec import TableKind, TableSpec
 from ml_platform.settings import Settings
 from ml_platform.stores.catalog import WHOLE
@@ -16,7 +17,7 @@ from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.derivation import Derivation, day_bounds, days_between
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import stale_days, stale_whole
-from ml_platform.stores.ingest import identities, stale_partitions
+from ml_platform.stores.ingest import identities, stale_partitions, taken_through
 from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
@@ -93,9 +94,16 @@ def plan(
     if watermark is not None and delivered:
         days = [day for day in days_between_names(delivered[0], delivered[-1]) if day_bounds(day)[0] < watermark]
         newest = days[-1]
-        for derivation, candidates in _derivations(settings, dataset, lake, ledger, days):
+        features = FeatureClient(settings)
+        through = {raw_table(spec): _through_when_done(lake, landing, spec, stale) for spec in dataset.tables}
+        for derivation, candidates, model in _derivations(features, dataset, lake, ledger, days):
             whole = candidates == [WHOLE]
-            found = stale_whole(lake, derivation) if whole else stale_days(lake, derivation, candidates, watermark)
+            reached = watermark
+            if model is not None:
+                read = dataset.read_by(model, features.manifest().service(model.service).views)
+                ends = [through[raw_table(spec)] for spec in read]
+                reached = min([watermark, *(end for end in ends if end is not None)])
+            found = stale_whole(lake, derivation) if whole else stale_days(lake, derivation, candidates, reached)
             stale[derivation.table] = sorted({*found, *_reached(derivation, stale, candidates)})
     undecided = [model.name for model in dataset.models if ledger.latest(model.name) is None]
     known = {"watermark": watermark, "landed": landed, "written": lake.generation(), "stale": _named(stale)}
@@ -113,6 +121,14 @@ def plan_now(settings: Settings, dataset: Dataset) -> Plan:
 
 def _named(partitions: dict[str, list[str]]) -> dict[str, list[str]]:
     return {table: days for table, days in partitions.items() if days}
+
+
+def _through_when_done(lake: Lake, landing: Landing, spec: TableSpec, stale: dict[str, list[str]]) -> datetime | None:
+    """Through when a raw table goes once its stale partitions are taken in; what waits is not counted."""
+    coming = set(stale[raw_table(spec)])
+    periods = landing.periods(spec) if coming else {}
+    ends = [taken_through(lake, spec), *(file.end for day in coming for file in periods.get(day, ()))]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def _unripe(landing: Landing, spec: TableSpec, watermark: datetime | None, landed_before: datetime) -> set[str]:
@@ -133,15 +149,19 @@ def days_between_names(first: str, last: str) -> list[str]:
 
 
 def _derivations(
-    settings: Settings, dataset: Dataset, lake: Lake, ledger: Ledger, days: list[str]
-) -> Iterator[tuple[Derivation, list[str]]]:
-    features = FeatureClient(settings)
+    features: FeatureClient, dataset: Dataset, lake: Lake, ledger: Ledger, days: list[str]
+) -> Iterator[tuple[Derivation, list[str], ModelSpec | None]]:
+    """Every derived table with the days it may have, and the model whose watermark it goes by, if it is a model's."""
     manifest = features.manifest()
     for name, transform in dataset.views.items():
         partitioned = any(dataset.table(table).known_at for table in transform.inputs)
-        yield view_derivation(manifest.view(name), bind(transform, dataset.folder)), days if partitioned else [WHOLE]
+        yield (
+            view_derivation(manifest.view(name), bind(transform, dataset.folder)),
+            days if partitioned else [WHOLE],
+            None,
+        )
     for spec in dataset.models:
-        yield labels_derivation(spec, dataset), days
+        yield labels_derivation(spec, dataset), days, None
         champion = ledger.champion(spec.name)
         if champion is None:
             continue
@@ -149,10 +169,10 @@ def _derivations(
         judged = ledger.judgement_on(spec.name, champion.version) or champion
         # A version scores what is due after its newest label, which became known before its holdout began.
         first = (judged.decided_at_watermark - spec.windows.holdout).date().isoformat()
-        yield predicted, [day for day in days if day >= first]
+        yield predicted, [day for day in days if day >= first], spec
         reports = (performance_derivation(lake, spec), drift_derivation(lake, spec, champion.version, _unused))
         for derivation in reports:
-            yield derivation, reportable_days(lake, spec, derivation, days)
+            yield derivation, reportable_days(lake, spec, derivation, days), spec
 
 
 def _reached(derivation: Derivation, stale: dict[str, list[str]], candidates: list[str]) -> Iterator[str]:

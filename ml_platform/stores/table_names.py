@@ -19,6 +19,9 @@ ALERTS, ALERT_EVENTS = "ledger/alerts", "ledger/alert_events"
 REPORTED_DAY = "reported_day"
 """First instant of the UTC day that a row of a report speaks of."""
 
+LANDED_THROUGH = "landed_through"
+"""The fact on record of a raw partition: the end of the newest period taken in for it (seconds since 1970)."""
+
 EVALUATION_COLUMNS: Mapping[str, tuple[str, str]] = {
     "model_version": ("integer", "Registered version that was evaluated."),
     "evaluated_at_watermark": ("timestamp", "Event time from which it was evaluated (UTC)."),

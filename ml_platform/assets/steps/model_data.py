@@ -39,7 +39,7 @@ def fill_labels(
 def join_training_set(context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity) -> Iterator[Any]:
     """Join the training set, and say why it is made."""
     spec, key = model.spec, model.key("training_set")
-    watermark = model.watermark(platform)
+    watermark = model.known_through(platform)
     verdict = judge(spec, gather(platform.lake, spec, watermark))
     _say_why(context, spec.name, verdict)
     try:
@@ -72,7 +72,7 @@ def score_days(context: dg.AssetExecutionContext, platform: Platform, model: Mod
             champion.version,
             fitted,
             context.partition_keys,
-            model.watermark(platform),
+            model.known_through(platform),
         )
     )
     reports = [DayReport(outcome, {"champion": champion.version, **day_metadata(outcome)}) for outcome in outcomes]

@@ -36,7 +36,7 @@ from ml_platform.stores.table_names import REPORTED_DAY, calibration_table, perf
 def report_performance_of(context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity) -> Iterator[Any]:
     """Report on the asked days what predictions turned out to be worth."""
     spec, key = model.spec, model.key("performance_report")
-    found = report_performance(platform.lake, spec, context.partition_keys, model.watermark(platform))
+    found = report_performance(platform.lake, spec, context.partition_keys, model.known_through(platform))
     said: dict[str, dict[str, Any]] = {
         day: {"summary": dg.MetadataValue.md(summary)} if (summary := performance_summary(spec, report)) else {}
         for day, report in found.made.items()
@@ -94,7 +94,7 @@ def report_drift_of(context: dg.AssetExecutionContext, platform: Platform, model
         return drift_reference(platform.lake, spec, champion, fitted)
 
     found = report_drift(
-        platform.lake, spec, champion.version, reference, context.partition_keys, model.watermark(platform)
+        platform.lake, spec, champion.version, reference, context.partition_keys, model.known_through(platform)
     )
     said: dict[str, dict[str, Any]] = {day: {"verdict": report.reason} for day, report in found.made.items()}
     newest = _newest_made(found.outcomes, said)

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from ml_platform.assets.events import CheckResult, DayReport, report_days, report_whole
-from ml_platform.assets.metadata import day_metadata, picture, sample_rows
+from ml_platform.assets.metadata import day_metadata, facts_metadata, picture, sample_rows
 from ml_platform.assets.tables import CONTRACT
 from ml_platform.core import plots
 from ml_platform.core.table_spec import TableKind, TableSpec
@@ -56,14 +56,14 @@ def _quality_history(platform: Platform, spec: TableSpec) -> bytes:
     days = [
         {"day": date.fromisoformat(day), **{name: state.facts[name] for name in _FOLLOWED if name in state.facts}}
         for day, state in platform.lake.partitions(raw_table(spec)).items()
-        if state.facts
+        if not state.facts.keys().isdisjoint(_FOLLOWED)
     ]
     return plots.quality_over_time(pl.DataFrame(days), title=f"{spec.name}: deliveries by the day they became known")
 
 
 def _contract_check(outcome: Outcome) -> Sequence[CheckResult]:
     blocked = outcome.status is Status.BLOCKED
-    facts = {} if blocked or outcome.state is None else dict(outcome.state.facts)
+    facts = {} if blocked or outcome.state is None else facts_metadata(outcome.state.facts)
     return [CheckResult(CONTRACT, not blocked, outcome.reason if blocked else "the contract was kept", facts)]
 
 
