@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ml_platform.stores.models import ModelStore
 
 _POOL = "maintenance"
+_NIGHT_TAG = "ml_platform/night"
+"""Of which night a run is the maintenance."""
+
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _FETCHED = 500
 
@@ -76,13 +79,18 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule="15 1-5 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Tries every hour of the night until nothing else runs; once a night.",
+        description="Tries every hour of the night until nothing else runs and it has succeeded; once a night.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        night = f"{context.scheduled_execution_time:%Y-%m-%d}"
+        # A run key would not do: to Dagster it is another at each of a schedule's times.
+        done = dg.RunsFilter(job_name=MAINTENANCE_JOB, tags={_NIGHT_TAG: night}, statuses=[dg.DagsterRunStatus.SUCCESS])
+        if runs := context.instance.get_runs(done, limit=1):
+            return dg.SkipReason(f"it was done this night (run {runs[0].run_id})")
         busy = runs_under_way(context.instance)
         if busy:
             return dg.SkipReason(f"{busy[0].job_name} is under way (run {busy[0].run_id})")
-        return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
+        return dg.RunRequest(tags={_NIGHT_TAG: night})
 
     return nightly
 

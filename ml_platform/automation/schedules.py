@@ -8,6 +8,7 @@ from ml_platform.automation.runs import REASON_TAG, range_tags
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import judge
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.feature_repository import FeatureRepository
 from ml_platform.stores.table_names import predictions_table
 
 WEEKLY, NIGHTLY = "0 6 * * 1", "0 3 * * *"
@@ -29,17 +30,23 @@ def weekly_review(dataset: Dataset, model: ModelSpec) -> dg.ScheduleDefinition:
     )
     def review(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         from ml_platform.stores.lake import Lake
+        from ml_platform.stores.model_tables import blocked_inputs
         from ml_platform.stores.planning import plan_now
         from ml_platform.stores.retraining import gather
 
         here = settings.load()
+        lake = Lake.of(here)
         found = plan_now(here, dataset)
         if found.watermark is None:
             return dg.SkipReason("nothing has landed")
         if found.stale or under_way(context.instance, dataset) is not None:
             return dg.SkipReason("evidence is not whole: data is out of date, or a run is under way")
-        verdict = judge(model, gather(Lake.of(here), model, found.watermark))
-        return dg.RunRequest(tags={REASON_TAG: verdict.reason}) if verdict.retrain else dg.SkipReason(verdict.reason)
+        verdict = judge(model, gather(lake, model, found.watermark))
+        if not verdict.retrain:
+            return dg.SkipReason(verdict.reason)
+        if blocked := blocked_inputs(lake, FeatureRepository(here).manifest(), model, found.watermark):
+            return dg.SkipReason(f"{verdict.reason} But what it would read is blocked: {'; '.join(blocked)}")
+        return dg.RunRequest(tags={REASON_TAG: verdict.reason})
 
     return review
 

@@ -115,12 +115,12 @@ def test_the_runs_that_a_version_or_a_decision_names_stay(home: Settings) -> Non
     assert named_runs(store) == {PROVENANCE.dagster_run_id, "decided"}
 
 
-def test_it_starts_once_a_night_and_only_when_nothing_else_runs(instance: dg.DagsterInstance) -> None:
+def test_it_is_done_once_a_night_and_only_when_nothing_else_runs(instance: dg.DagsterInstance) -> None:
     schedule = maintenance_schedule(maintenance_job())
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
-    def tick(hour: int) -> dg.RunRequest | dg.SkipReason:
-        at = datetime(2026, 1, 5, hour, 15, tzinfo=UTC)
+    def tick(hour: int, day: int = 5) -> dg.RunRequest | dg.SkipReason:
+        at = datetime(2026, 1, day, hour, 15, tzinfo=UTC)
         with dg.build_schedule_context(instance=instance, scheduled_execution_time=at) as context:
             answer = schedule.evaluate_tick(context)
         return answer.run_requests[0] if answer.run_requests else dg.SkipReason(answer.skip_message)
@@ -131,8 +131,20 @@ def test_it_starts_once_a_night_and_only_when_nothing_else_runs(instance: dg.Dag
     assert f"failing is under way (run {chain.run_id})" in str(skipped.skip_message)
     instance.report_run_failed(chain)
     assert runs_under_way(instance) == []
-    requests = [tick(2), tick(3)]
-    assert {request.run_key for request in requests if isinstance(request, dg.RunRequest)} == {"2026-01-05"}
+
+    asked = tick(2)
+    assert isinstance(asked, dg.RunRequest)
+    failed = instance.create_run_for_job(maintenance_job(), tags=asked.tags, status=dg.DagsterRunStatus.FAILURE)
+    again = tick(3)
+    assert isinstance(again, dg.RunRequest), f"run {failed.run_id} failed: the next hour tries again"
+    done = instance.create_run_for_job(maintenance_job(), tags=again.tags, status=dg.DagsterRunStatus.STARTED)
+    assert f"maintenance is under way (run {done.run_id})" in str(tick(4).skip_message)  # type: ignore[union-attr]
+    instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job_name=MAINTENANCE_JOB), done.run_id
+    )
+    for hour in (4, 5):
+        assert f"it was done this night (run {done.run_id})" in str(tick(hour).skip_message)  # type: ignore[union-attr]
+    assert isinstance(tick(1, day=6), dg.RunRequest)
 
 
 def test_the_job_runs_on_a_home(home: Settings) -> None:
