@@ -1,13 +1,17 @@
 """The backups as an asset: Dagster hears of every finished one, whoever made it."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ml_platform.stores.backup import BEGUN_AT, HISTORY, Backup
 from ml_platform.stores.declarations import Dataset
+from ml_platform.stores.table_names import BACKUPS, BEGUN_AT
 
-_KEY = dg.AssetKey(HISTORY.split("/"))
+if TYPE_CHECKING:
+    from ml_platform.stores.backup import Backup
+
+_KEY = dg.AssetKey(BACKUPS.split("/"))
 
 
 def backup_spec(datasets: Sequence[Dataset]) -> dg.AssetSpec:
@@ -24,7 +28,7 @@ def backup_spec(datasets: Sequence[Dataset]) -> dg.AssetSpec:
     )
 
 
-def backup_event(made: Backup) -> dg.AssetMaterialization:
+def backup_event(made: "Backup") -> dg.AssetMaterialization:
     """A finished backup as an event of the asset."""
     return dg.AssetMaterialization(
         _KEY,

@@ -44,7 +44,6 @@ from ml_platform.settings import Settings
 from ml_platform.stores import ledger
 from ml_platform.stores.alert_sinks import sinks
 from ml_platform.stores.alerts import TABLE, Alerts
-from ml_platform.stores.backup import BEGUN_AT, HISTORY
 from ml_platform.stores.catalog import CATALOG, WHOLE
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.feature_repository import FeatureRepository
@@ -53,7 +52,7 @@ from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.manual_decisions import NotAllowedError
 from ml_platform.stores.retraining import gather
-from ml_platform.stores.table_names import REPORTED_DAY, drift_table, raw_table
+from ml_platform.stores.table_names import BACKUPS, BEGUN_AT, REPORTED_DAY, drift_table, raw_table
 
 FIRST_LOOK_BACK = timedelta(days=1)
 """Of what happened before the first tick, what is worth telling; what stands is told however old."""
@@ -321,7 +320,7 @@ def _backups(look: Look) -> list[Cause]:
     """What Dagster was told of finished backups."""
     if not look.settings.backup_within:
         return []
-    told = look.instance.get_latest_materialization_event(dg.AssetKey(HISTORY.split("/")))
+    told = look.instance.get_latest_materialization_event(dg.AssetKey(BACKUPS.split("/")))
     made = None if told is None else told.asset_materialization
     newest = None if made is None else _time(float(str(made.metadata[BEGUN_AT].value)))
     watched_since = datetime.fromisoformat(look.memory.begun_at)

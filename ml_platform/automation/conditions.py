@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 
 from ml_platform import settings
-from ml_platform.automation.jobs import under_way
+from ml_platform.automation.jobs import trains, under_way
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import ASKED, GUARDS, HARD_GUARDS, TRIGGERS, RetrainVerdict, judge
 from ml_platform.stores.declarations import Dataset
@@ -92,12 +92,7 @@ def on_evidence(spec: ModelSpec, dataset: Dataset) -> dg.AutomationCondition[Any
     ) & _all("nothing holds it back", [_judged(spec, dataset, name) for name in GUARDS])
     asked = _judged(spec, dataset, ASKED)
     on_word = (
-        asked.newly_true()
-        .with_label("a person begins to ask")
-        .since(dg.AutomationCondition.newly_requested())
-        .with_label("a person asked since it was last requested")
-        & asked
-        & _all("nothing forbids it", [_judged(spec, dataset, name) for name in HARD_GUARDS])
+        _not_tried(spec) & asked & _all("nothing forbids it", [_judged(spec, dataset, name) for name in HARD_GUARDS])
     )
     whole = _up_to_date(dataset) & _unblocked(spec, dataset) & _quiet(dataset)
     return (((new_content & by_itself) | on_word) & whole).with_label("evidence calls for a new model")
@@ -146,6 +141,24 @@ def _judged(spec: ModelSpec, dataset: Dataset, part: str) -> Told:
         return verdict is not None and any(each.holds for each in verdict.conditions if each.name == part)
 
     return Told(part, f"{part.capitalize()}, by the retraining policy of {spec.name}.", holds)
+
+
+def _not_tried(spec: ModelSpec) -> Told:
+    def holds(context: "dg.AutomationContext[Any]") -> bool:
+        from ml_platform.stores.lake import Lake
+        from ml_platform.stores.training_requests import TrainingRequests
+
+        asked = TrainingRequests(Lake.of(settings.load())).waiting(spec.name)
+        if asked is None:
+            return False
+        since = context.asset_graph_view.instance.get_runs(dg.RunsFilter(created_after=asked.recorded_at))
+        return not any(trains(run, spec.name) for run in since)
+
+    return Told(
+        "a person asked, and no training was begun since",
+        "What was asked for is tried once; a training that failed is tried again when a person asks again.",
+        holds,
+    )
 
 
 def _new_content() -> Any:

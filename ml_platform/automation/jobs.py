@@ -104,6 +104,13 @@ def under_way(instance: dg.DagsterInstance, dataset: Dataset, *, training_counts
     return None
 
 
+def trains(run: dg.DagsterRun, model: str) -> bool:
+    """Whether a run makes a model's training set."""
+    if run.asset_selection is None:
+        return run.job_name == training_job_name(model)
+    return dg.AssetKey([model, TRAINING_STAGES[0]]) in run.asset_selection
+
+
 def _made_of(dataset: Dataset, key: dg.AssetKey) -> bool:
     """Whether an asset is one of the data set's; the online store is everybody's."""
     first, last = key.path[0], key.path[-1]

@@ -29,8 +29,13 @@ class RunFailedError(RuntimeError):
     """A run ended in failure; the message names its failed steps and where to look."""
 
 
-def execute(dataset: Dataset, plan: Plan) -> None:
+def execute(dataset: Dataset, plan: Plan, *, only: str | None = None) -> None:
     """Run the data set's loop over the days of the plan, training the models that have no decision yet.
+
+    Args:
+        dataset: what is declared.
+        plan: what is out of date.
+        only: the one asset that is to be made, if not all.
 
     Raises:
         RunFailedError: a step failed.
@@ -41,7 +46,8 @@ def execute(dataset: Dataset, plan: Plan) -> None:
     job = watched.resolve_job_def(loop_job_name(dataset.spec))
     decided = [model.name for model in dataset.models if model.name not in plan.undecided]
     skipped = set(training_keys(decided))
-    selected = [key for key in job.asset_layer.selected_asset_keys if key not in skipped]
+    chosen = job.asset_layer.selected_asset_keys if only is None else [dg.AssetKey(only)]
+    selected = [key for key in chosen if key not in skipped]
     first, last = plan.days or (dataset.spec.start.isoformat(),) * 2
     with dg.DagsterInstance.get() as instance, terminal.over(len(selected)):
         result = job.execute_in_process(

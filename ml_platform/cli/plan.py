@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
     from rich.console import Console
 
+    from ml_platform.core.model_spec import ModelSpec
     from ml_platform.stores.declarations import Dataset
+    from ml_platform.stores.planning import Plan
 
 _PAST_RUNS = 20
 
@@ -43,19 +45,42 @@ def _planned(dataset: "Dataset") -> dict[str, Any]:
 
     here = settings.load()
     lake, found = Lake.of(here), plan_now(here, dataset)
-    verdicts = {
-        spec.name: judge(spec, gather(lake, spec, found.watermark))
-        for spec in dataset.models
-        if found.watermark is not None
-    }
+    verdicts = {}
+    if found.watermark is not None:
+        for spec in dataset.models:
+            verdict = judge(spec, gather(lake, spec, found.watermark))
+            waits_for = held_back(here, dataset, spec, found) if verdict.retrain else []
+            verdicts[spec.name] = {**asdict(verdict), "held_back_by": waits_for}
     return {
         "watermark": found.watermark,
         "days": None if found.days is None else {"first": found.days[0], "last": found.days[1]},
         "stale": found.stale,
         "waiting": found.waiting,
-        "models": {name: asdict(verdict) for name, verdict in verdicts.items()},
+        "models": verdicts,
         "past_runs": _past_runs(here, dataset),
     }
+
+
+def held_back(here: settings.Settings, dataset: "Dataset", spec: "ModelSpec", found: "Plan") -> list[str]:
+    """What a training that is due has to wait for, as the conditions see it."""
+    import dagster as dg
+
+    from ml_platform.automation.jobs import under_way
+    from ml_platform.stores.feature_repository import FeatureRepository
+    from ml_platform.stores.instance import prepare_dagster_home
+    from ml_platform.stores.lake import Lake
+    from ml_platform.stores.model_tables import blocked_inputs
+
+    prepare_dagster_home(here)
+    with dg.DagsterInstance.get() as instance:
+        run = under_way(instance, dataset)
+    manifest = FeatureRepository(here).manifest()
+    blocked = [] if found.watermark is None else blocked_inputs(Lake.of(here), manifest, spec, found.watermark)
+    return [
+        *(["data that landed is not taken in"] if found.stale else []),
+        *([f"{run.job_name} is under way (run {run.run_id})"] if run is not None else []),
+        *blocked,
+    ]
 
 
 def _past_runs(here: settings.Settings, dataset: "Dataset") -> dict[str, dict[str, float]]:
@@ -120,6 +145,8 @@ def _show(out: "Console", name: str, planned: dict[str, Any]) -> None:
     for model, verdict in planned["models"].items():
         due = "[bold]due for training[/bold]" if verdict["retrain"] else "not due for training"
         out.print(f"[bold]{model}[/bold]  {due}. {verdict['reason']}")
+        if verdict["held_back_by"]:
+            out.print(f"It waits: {'; '.join(verdict['held_back_by'])}", markup=False)
         columns = ("name", "role", "holds", "value", "bound")
         out.print(table(columns, [[_whole(each[column]) for column in columns] for each in verdict["conditions"]]))
     for job, took in planned["past_runs"].items():

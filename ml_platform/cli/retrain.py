@@ -6,7 +6,10 @@ from ml_platform.cli.decide import AsJson, Model, Person, Reason, user
 
 
 def retrain(model: Model, reason: Reason, by: Person = None, as_json: AsJson = False) -> None:
-    """Ask for training: the next evaluation of the conditions grants it, without waiting for new labels or cooldown."""
+    """Ask for training: the next evaluation of the conditions grants it, without waiting for new labels or cooldown.
+
+    A training that fails is not tried again by itself: ask again.
+    """
     from dataclasses import asdict
 
     from ml_platform import defs as declared

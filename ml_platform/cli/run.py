@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ml_platform.stores.declarations import Dataset
 
 
+_ONLINE = "online_features"
+
+
 def run(
     as_landed: Annotated[bool, typer.Option("--as-landed", help="Land nothing: take in what has landed.")] = False,
 ) -> None:
@@ -36,12 +39,35 @@ def run(
 def _bring_up_to_date(here: "Settings", dataset: "Dataset") -> None:
     from ml_platform.stores.planning import plan
 
-    found = plan(here, dataset)
+    out, found = console(stderr=True), plan(here, dataset)
+    only = None
     if found.nothing:
-        console(stderr=True).print(f"{dataset.name}: everything is up to date.")
-        return
+        if not _online_is_behind(here, dataset):
+            out.print(f"{dataset.name}: everything is up to date.")
+            return
+        only = _ONLINE
+        out.print("  the online store is behind the lake", style="dim")
     for table, partitions in found.stale.items():
-        console(stderr=True).print(f"  {table}: {len(partitions)} partitions out of date", style="dim")
+        out.print(f"  {table}: {len(partitions)} partitions out of date", style="dim")
     from ml_platform.cli.execution import execute
 
-    execute(dataset, found)
+    execute(dataset, found, only=only)
+
+
+def _online_is_behind(here: "Settings", dataset: "Dataset") -> bool:
+    """Whether features have changed since they were pushed online: a run may have failed in between."""
+    import dagster as dg
+    from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+    from ml_platform.assets.steps.features import online_version
+    from ml_platform.stores.features import FeatureClient
+    from ml_platform.stores.lake import Lake
+
+    lake, manifest = Lake.of(here), FeatureClient(here).manifest()
+    stored = [view for name in dataset.views if (view := manifest.view(name)).kind == "batch"]
+    if not any(lake.exists(str(view.table)) for view in stored):
+        return False
+    with dg.DagsterInstance.get() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(_ONLINE))
+    told = None if event is None or event.asset_materialization is None else event.asset_materialization.tags
+    return (told or {}).get(DATA_VERSION_TAG) != online_version(lake, stored)

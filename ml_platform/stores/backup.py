@@ -41,9 +41,6 @@ from ml_platform.stores.ledger import TABLE as PROMOTIONS
 from ml_platform.stores.training_requests import TABLE as REQUESTS
 
 MANIFEST = "manifest.json"
-HISTORY, BEGUN_AT = "ledger/backups", "begun_at"
-"""The asset of which every finished backup is an event, and the metadata that says when it was begun."""
-
 _FORMAT = 1
 _STAMP = "%Y-%m-%dT%H%M%SZ"
 _LOG = "_delta_log"

@@ -19,6 +19,9 @@ ALERTS, ALERT_EVENTS = "ledger/alerts", "ledger/alert_events"
 REPORTED_DAY = "reported_day"
 """First instant of the UTC day that a row of a report speaks of."""
 
+BACKUPS, BEGUN_AT = "ledger/backups", "begun_at"
+"""No table, but an asset of which every finished backup is an event, and the metadata that says when it was begun."""
+
 LANDED_THROUGH = "landed_through"
 """The fact on record of a raw partition: the end of the newest period taken in for it (seconds since 1970)."""
 

@@ -1,7 +1,7 @@
 """What people ask automation to train, and which run took it up: appended, never changed.
 
-Belongs here: one request that waits for each model at most. Whether it is granted is judged with all other evidence
-(:mod:`ml_platform.core.retraining`).
+Belongs here: one request that waits for each model at most, the newest. Whether it is granted is judged with all other
+evidence (:mod:`ml_platform.core.retraining`).
 """
 
 from collections.abc import Mapping
@@ -44,15 +44,13 @@ class TrainingRequests:
         self._lake = lake
 
     def ask(self, model: str, person: str, reason: str) -> TrainingRequest:
-        """Ask for training.
+        """Ask for training; where a request waits already, this one takes its place, and is tried anew.
 
         Raises:
-            ValueError: no person or reason is named, or a request waits already.
+            ValueError: no person or reason is named.
         """
         if missing := [name for name, said in (("person", person), ("reason", reason)) if not said.strip()]:
             raise ValueError(f"training is asked for with a person and a reason: {' and '.join(missing)} missing")
-        if waiting := self.waiting(model):
-            raise ValueError(f"{model}: a request waits already, asked by {waiting}")
         asked = TrainingRequest(model, person, reason, datetime.now(UTC))
         self._append(asked)
         return asked

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
+from ml_platform.assets.steps import model_data
 from ml_platform.automation.jobs import TRAINING_STAGES
 from ml_platform.automation.runs import EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG, of_model
 from ml_platform.cli.drive import Driver
@@ -138,6 +139,33 @@ def test_a_model_is_trained_when_it_may_help_and_then_left_alone_until_it_is_sta
         assert len(trainings(driven)) == 2, "it has not cooled down"
         land(watched, driven, SEVENTEEN_DAYS + 4 * DAY)
         assert trainings(driven)[-1].tags[TRIGGER] == "stale"
+
+
+def test_what_a_person_asked_for_is_tried_once_and_again_only_when_asked_again(
+    watched: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    requests = TrainingRequests(watched.lake)
+    with driver(watched) as driven:
+        land(watched, driven, SEVENTEEN_DAYS + DAY)
+        land(watched, driven, SEVENTEEN_DAYS + 2 * DAY)
+        with monkeypatch.context() as full:
+            full.setattr(model_data, "build_training_set", broken)
+            requests.ask(MODEL.name, "ann", "new sensors")
+            driven.settle()
+            assert "no space left on device" in driven.failures.pop()
+            assert driven.settle() == 0, "what fails is not tried for ever"
+        assert driven.settle() == 0
+        assert str(requests.waiting(MODEL.name)) == "ann: new sensors"
+
+        before = len(trainings(driven))
+        requests.ask(MODEL.name, "bob", "there is space now")
+        driven.settle()
+        assert driven.failures == []
+        assert trainings(driven)[before].tags[TRIGGER] == "asked by a person"
+        assert requests.waiting(MODEL.name) is None
 
 
 def test_a_correction_runs_the_days_it_reaches_and_trains_nothing(watched: Home) -> None:

@@ -6,6 +6,7 @@ import dagster as dg
 
 from ml_platform.automation.runs import REASON_TAG
 from ml_platform.automation.schedules import nightly_scoring, weekly_review
+from ml_platform.cli.plan import held_back
 from ml_platform_tests.loop.homes import Home
 from ml_platform_tests.loop.test_rejected_candidate import LENIENT, MODEL, declared, train
 
@@ -34,9 +35,20 @@ def test_a_training_that_is_due_is_asked_for_unless_what_it_would_read_is_blocke
     assert isinstance(refused, dg.SkipReason), refused
     assert "But what it would read is blocked: raw/weather 2013-01-10: " in str(refused.skip_message)
 
+    (blocked,) = held_back(home.settings, home.dataset, SPEC, home.plan())
+    assert blocked.startswith("raw/weather 2013-01-10: ")
+
     weather.write_bytes(sound)
+    assert "data that landed is not taken in" in held_back(home.settings, home.dataset, SPEC, home.plan())
     home.catch_up()
     assert isinstance(asked(home, weekly_review(home.dataset, SPEC)), dg.RunRequest)
+    with home.instance() as instance:
+        chain = home.definitions.resolve_job_def("nyc_flights_daily")
+        busy = instance.create_run_for_job(chain, status=dg.DagsterRunStatus.STARTED)
+        told = f"nyc_flights_daily is under way (run {busy.run_id})"
+        assert held_back(home.settings, home.dataset, SPEC, home.plan()) == [told]
+        instance.report_run_failed(busy)
+    assert held_back(home.settings, home.dataset, SPEC, home.plan()) == []
 
 
 def test_what_is_due_and_has_no_score_is_asked_for_at_night_and_once_scored_no_more(home: Home) -> None:

@@ -24,13 +24,12 @@ def test_what_is_asked_waits_until_a_run_takes_it(requests: TrainingRequests) ->
     assert requests.take("late", "run 2") is None
 
 
-def test_a_second_request_is_refused_while_the_first_waits_and_welcome_after_it(requests: TrainingRequests) -> None:
+def test_a_second_request_takes_the_place_of_the_first_and_one_run_takes_up_both(requests: TrainingRequests) -> None:
     requests.ask("late", "ann", "new sensors")
-    with pytest.raises(ValueError, match="late: a request waits already, asked by ann: new sensors"):
-        requests.ask("late", "bob", "me too")
-    requests.take("late", "run 1")
     requests.ask("late", "bob", "once more")
     assert str(requests.waiting("late")) == "bob: once more"
+    requests.take("late", "run 1")
+    assert requests.waiting("late") is None
 
 
 @pytest.mark.parametrize(("person", "reason", "missing"), [("", "x", "person"), ("ann", " ", "reason")])

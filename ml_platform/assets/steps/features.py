@@ -72,7 +72,7 @@ def push_online(
     check = dg.AssetCheckResult(
         check_name="complete", asset_key=key, passed=wanted == written, metadata={"keys_in_lake": wanted}
     )
-    yield from report_whole(context, key, _newest(platform.lake, stored), metadata, [check])
+    yield from report_whole(context, key, online_version(platform.lake, stored), metadata, [check])
 
 
 def _report(outcome: Outcome) -> DayReport:
@@ -81,5 +81,6 @@ def _report(outcome: Outcome) -> DayReport:
     return DayReport(outcome, day_metadata(outcome), [check])
 
 
-def _newest(lake: Lake, views: Sequence[ViewSpec]) -> str:
+def online_version(lake: Lake, views: Sequence[ViewSpec]) -> str:
+    """What the online store is filled from, as the data version of ``online_features``."""
     return digest(*[f"{view.table}={lake.version(str(view.table))}" for view in views if lake.exists(str(view.table))])
