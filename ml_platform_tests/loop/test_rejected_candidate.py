@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import dagster as dg
 import polars as pl
+import pytest
 from typer.testing import CliRunner
 
 from ml_platform import cli
@@ -102,6 +103,7 @@ def test_what_was_rejected_never_predicts(home: Home) -> None:
     assert set(reported["model_version"]) == {2}
 
 
+@pytest.mark.slow
 def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_it_is_rolled_back(home: Home) -> None:
     first = home.with_models(declared(LENIENT, seed=1))
     land_and_run(first, "2013-01-13")
@@ -164,6 +166,7 @@ def test_a_candidate_that_waits_predicts_once_a_person_says_so_and_no_more_once_
     assert run.tags[MADE_ON_TAG] == socket.gethostname()
 
 
+@pytest.mark.slow
 def test_a_candidate_is_compared_anew_when_a_person_changed_the_champion_meanwhile(home: Home) -> None:
     first = home.with_models(declared(LENIENT, seed=1))
     land_and_run(first, "2013-01-13")
