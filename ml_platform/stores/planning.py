@@ -20,7 +20,7 @@ from ml_platform.stores.incremental import stale_days, stale_whole
 from ml_platform.stores.ingest import identities, stale_partitions, taken_through
 from ml_platform.stores.labels import labels_derivation
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.landing import Landing
+from ml_platform.stores.landing import LandedFile, Landing
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.model_tables import predictions_derivation
 from ml_platform.stores.monitoring import drift_derivation, performance_derivation, reportable_days
@@ -137,10 +137,16 @@ def _unripe(landing: Landing, spec: TableSpec, watermark: datetime | None, lande
         day
         for day, files in landing.periods(spec).items()
         for file in files
-        if file.end is not None
-        and (watermark is None or file.end > watermark)
-        and datetime.fromtimestamp(file.path.stat().st_mtime, UTC) > landed_before
+        if file.end is not None and (watermark is None or file.end > watermark) and _landed_at(file) > landed_before
     }
+
+
+def _landed_at(file: LandedFile) -> datetime:
+    """When a file was last changed; of one that went since it was listed, now: another look will tell."""
+    try:
+        return datetime.fromtimestamp(file.path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return datetime.now(UTC)
 
 
 def days_between_names(first: str, last: str) -> list[str]:

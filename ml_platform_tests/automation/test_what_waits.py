@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,10 @@ from ml_platform import cli
 from ml_platform.automation.conditions import _up_to_date
 from ml_platform.automation.landing import landing_sensor
 from ml_platform.automation.schedules import weekly_review
+from ml_platform.core.table_spec import TableSpec
 from ml_platform.settings import load
+from ml_platform.stores import planning
+from ml_platform.stores.landing import LandedFile, Landing
 from ml_platform_tests.loop.homes import FLIGHTS, Home
 
 MODEL = FLIGHTS.model("flight_delay")
@@ -82,6 +86,24 @@ def test_a_period_that_others_have_not_delivered_holds_back_no_training(home: Ho
     assert "waits for others" in CliRunner().invoke(cli.app, ["plan"]).stdout
     assert up_to_date(home)
     assert reviewed(home).startswith("No version predicts yet. But ")
+
+
+def test_a_file_that_goes_while_it_is_looked_at_waits(home: Home) -> None:
+    day = home.landed / "schedule" / "2013-01-02.csv"
+    ahead = day.with_name("2013-01-03.csv")
+    shutil.copyfile(day, ahead)
+    schedule = FLIGHTS.table("schedule")
+    listed = home.landing.periods(schedule)
+
+    class Before(Landing):
+        """The folder as it was listed."""
+
+        def periods(self, spec: TableSpec) -> dict[str, tuple[LandedFile, ...]]:
+            return listed if spec.name == schedule.name else super().periods(spec)
+
+    ahead.unlink()
+    found = planning._unripe(Before(home.landed), schedule, datetime(2013, 1, 3, tzinfo=UTC), datetime.now(UTC))
+    assert found == {"2013-01-03"}
 
 
 def test_a_file_that_may_still_be_written_holds_back_no_training(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
