@@ -251,10 +251,11 @@ def gather(
 ) -> Evidence:
     """The evidence, as the stores would find it at that watermark; drift is none."""
     retrain, windows = spec.retrain, spec.windows
-    delivered, rows = None, 0
-    if retrain.performance_drop < OFF and clock - retrain.performance_window >= champion.since:
-        key = ("delivered", champion.name, champion.since, clock, retrain.performance_window, spec.gate.metric)
-        delivered, rows = laboratory.once(*key, make=lambda: trailing(laboratory, spec, champion, clock))
+    delivered, rows, looks = None, 0, (clock - champion.since) // retrain.performance_window
+    if retrain.performance_drop < OFF and looks:
+        look = champion.since + looks * retrain.performance_window
+        key = ("delivered", champion.name, champion.since, look, retrain.performance_window, spec.gate.metric)
+        delivered, rows = laboratory.once(*key, make=lambda: trailing(laboratory, spec, champion, look))
     cutoff, labelled, due = clock - windows.holdout, pl.col("label_time"), pl.col("prediction_time")
     counts = laboratory.rows.select(
         new=labelled.is_between(last_training, clock, closed="right").sum(),
@@ -270,7 +271,7 @@ def gather(
         promised=report(laboratory, spec, champion, None)[spec.gate.metric].candidate if rows else None,
         delivered=delivered,
         delivered_rows=rows,
-        looks=max(1, (clock - champion.since) // DAY - retrain.performance_window // DAY + 1),
+        looks=max(1, looks),
     )
 
 

@@ -3,9 +3,12 @@
 Belongs here: what counts as a trigger and what holds one back. Gathering the evidence is the stores' work. All times
 are event times, so a verdict is the same in a replay and live.
 
-Performance is looked at again with every day's labels. Were each look judged by itself, chance would call for training
-sooner or later; so the error that is allowed over a champion's whole life (one less ``gate.confidence``) is spent over
-the looks: of the k-th look's it is the share 6/(pi k)^2, and these shares add up to one.
+Performance is looked at once for every trailing window that has passed: windows that overlap are nearly one look. Were
+each judged by itself, chance would call for training sooner or later; so the error that is allowed over a champion's
+whole life (one less ``gate.confidence``) is spent over the looks: of the k-th look's it is the share 6/(pi k)^2, and
+these shares add up to one. A window is a handful of days, and days are what varies: two means of few values are
+compared, by Welch's test (B. L. Welch, "The generalization of 'Student's' problem when several different population
+variances are involved", Biometrika 34, 1947).
 """
 
 import math
@@ -32,12 +35,12 @@ class Evidence:
     ``champion`` is the version that predicts (None: none does), ``champion_as_of`` when the data it was made from
     ended; ``last_training`` the same of the newest candidate that its gates decided on, and of no training that failed
     before that. ``new_labels`` became known after it. ``promised`` is the champion's gate metric on the rows it was
-    held out on, ``delivered`` over the trailing window of labels that came in since, from ``delivered_rows`` rows;
-    ``looks`` counts the days on which that was looked at. ``drift_days`` counts the alarms up to the newest report
-    without a day between that was none. ``trainings_today`` are the training sets of the day before the watermark,
-    whatever became of them, ``asked`` is what a person said who asks for training. ``history`` is how far back labels
-    reach before the rows that would be held out, and ``training_rows`` how many of them would train (None: not counted,
-    and not held against training).
+    held out on, ``delivered`` over the newest trailing window of labels that was looked at since, from
+    ``delivered_rows`` rows; ``looks`` counts the looks, each a whole window after the one before. ``drift_days`` counts
+    the alarms up to the newest report without a day between that was none. ``trainings_today`` are the training sets of
+    the day before the watermark, whatever became of them, ``asked`` is what a person said who asks for training.
+    ``history`` is how far back labels reach before the rows that would be held out, and ``training_rows`` how many of
+    them would train (None: not counted, and not held against training).
     """
 
     watermark: datetime
@@ -135,6 +138,15 @@ def alarms_in_a_row(reports: Iterable[tuple[datetime, bool]]) -> int:
     return count
 
 
+def spaced(times: Iterable[datetime], apart: timedelta) -> list[datetime]:
+    """The earliest of ``times``, and each after it that is at least ``apart`` from the one taken before."""
+    taken: list[datetime] = []
+    for time in sorted(times):
+        if not taken or time - taken[-1] >= apart:
+            taken.append(time)
+    return taken
+
+
 def _no_champion(evidence: Evidence) -> Condition:
     none = evidence.champion is None
     text = "No version predicts yet." if none else f"Version {evidence.champion} predicts."
@@ -142,10 +154,7 @@ def _no_champion(evidence: Evidence) -> Condition:
 
 
 def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
-    """The fall is as large as the declared drop and no chance, by a one-sided sequential test of independent figures.
-
-    Their standard errors are read off their bootstrap intervals, which are taken to be normal.
-    """
+    """The fall is as large as the declared drop and no chance, by a one-sided sequential test of two figures."""
     from ml_platform.core.metrics import metric
 
     name, policy, judged = PERFORMANCE_FELL, spec.retrain, metric(spec.gate.metric, spec.task)
@@ -161,14 +170,17 @@ def _performance_fell(spec: ModelSpec, evidence: Evidence) -> Condition:
             f"{evidence.delivered_rows:,} labels have come in since the champion predicts: {judged.name} is judged on "
             f"{policy.performance_minimum_rows:,} or more."
         )
-    errors = [_standard_error(figure, spec.gate.confidence) for figure in (promised, delivered)]
-    if None in errors:
+    lengths = (spec.windows.holdout, policy.performance_window)
+    means = [
+        _mean(each, spec.gate.confidence, length) for each, length in zip((promised, delivered), lengths, strict=True)
+    ]
+    if None in means:
         return unknown(
             f"{judged.name} has no interval ({promised}, then {delivered}): chance cannot be told from a fall."
         )
     fall = (promised.value - delivered.value) * (1 if judged.greater_is_better else -1)
     allowed = (1 - spec.gate.confidence) * 6 / (math.pi * max(evidence.looks, 1)) ** 2
-    margin = -NormalDist().inv_cdf(allowed) * sum(error**2 for error in errors if error) ** 0.5
+    margin = _margin([mean for mean in means if mean is not None], allowed)
     text = f"worse by {fall:.4g}, of which {margin:.4g} may be chance" if fall > 0 else "no worse"
     return Condition(
         name,
@@ -250,11 +262,37 @@ def _asked(evidence: Evidence) -> Condition:
     return Condition(ASKED, "trigger", asked, float(asked), None, text)
 
 
-def _standard_error(figure: "Figure", confidence: float) -> float | None:
-    """Half the width of a normal interval over its quantile; None without an interval."""
+@dataclass(frozen=True)
+class _Mean:
+    """The variance of a figure, if it is a mean, and the days that it is the mean of (infinite: it was of rows)."""
+
+    variance: float
+    days: float
+
+
+def _mean(figure: "Figure", confidence: float, length: timedelta) -> _Mean | None:
+    """What a bootstrap interval, taken to be normal, says of a figure over ``length``; None without an interval.
+
+    Resamples of n days vary by (n - 1) / n of what their mean does.
+    """
+    from ml_platform.core.bootstrap import MINIMUM_DAYS
+
     if figure.low is None or figure.high is None:
         return None
-    return (figure.high - figure.low) / (2 * NormalDist().inv_cdf((1 + confidence) / 2))
+    error = (figure.high - figure.low) / (2 * NormalDist().inv_cdf((1 + confidence) / 2))
+    days = _days(length)
+    return _Mean(error**2 * days / (days - 1), days) if days >= MINIMUM_DAYS else _Mean(error**2, math.inf)
+
+
+def _margin(means: list[_Mean], allowed: float) -> float:
+    """How far apart two means of the same may be by chance, but for a probability of ``allowed``."""
+    from scipy.special import stdtrit
+
+    variance = sum(mean.variance for mean in means)
+    spread = sum(mean.variance**2 / (mean.days - 1) for mean in means)
+    if not spread:
+        return -NormalDist().inv_cdf(allowed) * math.sqrt(variance)
+    return float(-stdtrit(variance**2 / spread, allowed)) * math.sqrt(variance)
 
 
 def _days(length: timedelta) -> float:

@@ -7,7 +7,7 @@ import polars as pl
 
 from ml_platform.core.bootstrap import Figure
 from ml_platform.core.model_spec import ModelSpec
-from ml_platform.core.retraining import Evidence, alarms_in_a_row
+from ml_platform.core.retraining import Evidence, alarms_in_a_row, spaced
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
 from ml_platform.stores.model_tables import training_times
@@ -96,23 +96,25 @@ def _promised(lake: Lake, spec: ModelSpec, version: int) -> Figure | None:
 def _delivered(
     lake: Lake, spec: ModelSpec, version: int, as_of: datetime, watermark: datetime
 ) -> tuple[Figure | None, int, int]:
-    """The gate's metric over the newest trailing window, its labels, and on how many days there was one to look at.
+    """The gate's metric over the newest trailing window that was looked at, its labels, and which look that was.
 
     The window begins after the data that the version was made and judged on, and ends within its length of now: a
-    version that was restored is not judged by what it did before.
+    version that was restored is not judged by what it did before. Each look is a window after the one before.
     """
     if not lake.exists(performance_table(spec)):
         return None, 0, 1
+    window = spec.retrain.performance_window
     seen = lake.scan(performance_table(spec)).filter(
         pl.col("model_version") == version,
         pl.col("period") == "trailing",
         pl.col("metric") == spec.gate.metric,
         pl.col("period_start") >= as_of,
     )
-    looks = seen.sort(REPORTED_DAY).select(REPORTED_DAY, "period_end", "rows", "value", "low", "high").collect()
-    newest = looks.tail(1).filter(pl.col("period_end") > watermark - spec.retrain.performance_window)
+    reports = seen.sort("period_end").select("period_end", "rows", "value", "low", "high").collect()
+    ends = spaced(reports["period_end"], window)
+    newest = reports.filter(pl.col("period_end").is_in(ends[-1:]), pl.col("period_end") > watermark - window)
     rows = 0 if newest.is_empty() else int(newest["rows"][0])
-    return _figure(newest.select("value", "low", "high")), rows, max(looks.height, 1)
+    return _figure(newest.select("value", "low", "high")), rows, max(len(ends), 1)
 
 
 def _drift_days(lake: Lake, spec: ModelSpec, champion: LedgerEntry) -> int:

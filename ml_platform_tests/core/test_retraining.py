@@ -4,12 +4,13 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_platform.core.bootstrap import Figure
-from ml_platform.core.retraining import GUARDS, Evidence, RetrainVerdict, alarms_in_a_row, judge
+from ml_platform.core.bootstrap import RESAMPLES, Figure, figure
+from ml_platform.core.retraining import GUARDS, Evidence, RetrainVerdict, alarms_in_a_row, judge, spaced
 from ml_platform_tests.core.learning_examples import regression_spec, spec
 
 NOW = datetime(2013, 5, 1, tzinfo=UTC)
@@ -122,6 +123,47 @@ def test_the_more_often_performance_was_looked_at_the_surer_a_fall_must_be():
     fallen = {"delivered": delivered(0.70, half=0.03)}
     assert verdict(**fallen, looks=1).retrain
     assert not verdict(**fallen, looks=30).retrain
+
+
+def means_of_days(rng: np.random.Generator, mean: float, count: int, days: int) -> list[Figure]:
+    """``count`` figures, each the mean of so many days of auc, whose intervals draw days."""
+    seen = rng.normal(mean, 0.02, (count, days))
+    figures = []
+    for each in seen:
+        drawn = rng.multinomial(days, [1 / days] * days, size=RESAMPLES) @ each / days
+        figures.append(figure(float(each.mean()), drawn, SPEC.gate.confidence))
+    return figures
+
+
+def found_at(rng: np.random.Generator, fall: float, champions: int, looks: int) -> list[float]:
+    """At which look performance was said to have fallen, for champions of auc 0.76 that fall by so much at once."""
+    policy = {**POLICY, "performance_drop": 0, "performance_window": "7d"}
+    asking = spec(retrain=policy, windows={"holdout": "15d", "training": "60d"})
+    promised = means_of_days(rng, 0.76, champions, 15)
+    delivered = iter(means_of_days(rng, 0.76 - fall, champions * looks, 7))
+    found = []
+    for promise in promised:
+        said = math.inf
+        for look in range(1, looks + 1):
+            evidence = replace(QUIET, promised=promise, delivered=next(delivered), looks=look)
+            if "performance fell" in judge(asking, evidence).triggers:
+                said = min(said, look)
+        found.append(said)
+    return found
+
+
+def test_chance_calls_for_training_in_a_champions_life_as_rarely_as_is_said_and_a_fall_is_found():
+    """By how much days vary is known from these few alone: a normal quantile would err in 9 of 100 lives."""
+    rng = np.random.default_rng(1)
+    falsely = np.isfinite(found_at(rng, 0, champions=1500, looks=12)).mean()
+    assert 0.03 < falsely < 0.065
+    assert np.mean(np.array(found_at(rng, 0.04, champions=200, looks=2)) == 1) > 0.95
+
+
+def test_looks_are_a_window_apart_whatever_days_have_no_report():
+    days = [NOW + timedelta(days=day) for day in (0, 1, 2, 3, 9, 10, 11, 17)]
+    assert spaced(reversed(days), timedelta(days=3)) == [days[at] for at in (0, 3, 4, 7)]
+    assert spaced([], timedelta(days=3)) == []
 
 
 @given(st.integers(1, 5000))

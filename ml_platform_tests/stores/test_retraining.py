@@ -41,15 +41,16 @@ def lake(tmp_path: Path) -> Lake:
     first = Decision(promote=True, rule="first_champion", reason="every gate holds", gates=())
     Ledger(made).record(SPEC.name, 1, first, expected_current=None, watermark=AS_OF, by="automation", run_id="run")
     schema = {REPORTED_DAY: pl.Datetime("us", "UTC"), **FRAME_SCHEMA}
-    rows = [reported(1, AS_OF + day * DAY, 0.6 + day / 100) for day in range(1, 11)]
-    made.append(performance_table(SPEC), pl.DataFrame([*rows, reported(2, AS_OF + 10 * DAY, 0.5)], schema=schema))
+    rows = [reported(1, AS_OF + day * DAY, 0.6 + day / 100) for day in range(1, 20)]
+    made.append(performance_table(SPEC), pl.DataFrame([*rows, reported(2, AS_OF + 19 * DAY, 0.5)], schema=schema))
     return made
 
 
-def test_the_newest_week_after_the_data_it_was_judged_on_counts(lake: Lake) -> None:
-    found = gather(lake, SPEC, AS_OF + 10 * DAY)
+def test_each_whole_week_after_the_data_it_was_judged_on_is_looked_at_once(lake: Lake) -> None:
+    """The weeks end on days 7 and 14; of the days after these the reports overlap with one that was looked at."""
+    found = gather(lake, SPEC, AS_OF + 19 * DAY)
     assert found.delivered is not None
-    assert (found.delivered.value, found.delivered_rows) == (pytest.approx(0.7), 1000)
+    assert (found.delivered.value, found.delivered_rows, found.looks) == (pytest.approx(0.74), 1000, 2)
 
 
 def test_a_week_that_reaches_into_the_data_it_was_judged_on_says_nothing(lake: Lake) -> None:
@@ -69,8 +70,8 @@ def test_a_week_that_reaches_into_the_data_it_was_judged_on_says_nothing(lake: L
 
 
 def test_what_a_version_did_before_it_was_restored_is_too_long_ago(lake: Lake) -> None:
-    assert gather(lake, SPEC, AS_OF + 16 * DAY).delivered is not None
-    assert gather(lake, SPEC, AS_OF + 17 * DAY).delivered is None
+    assert gather(lake, SPEC, AS_OF + 20 * DAY).delivered is not None
+    assert gather(lake, SPEC, AS_OF + 21 * DAY).delivered is None
 
 
 def test_a_training_that_its_gates_never_decided_on_holds_no_other_back_but_is_charged_to_the_day(lake: Lake) -> None:
