@@ -12,7 +12,7 @@ RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-deploy test-slow test-kills bench study check check-format check-lint check-types check-imports check-definitions \
+.PHONY: help run up test test-deploy test-slow test-kills bench study drift-study check check-format check-lint check-types check-imports check-definitions \
 	format lock clean
 
 help: ## Say what can be made
@@ -41,6 +41,9 @@ bench: $(DEV) ## Measure the platform beside its references, and write docs/benc
 
 study: $(DEV) ## Compare habits of retraining on the year (docs/retraining.md); takes an hour or so, and goes on where it was stopped
 	$(BIN)/python -W ignore -m ml_platform_tests.retraining_study .ml_platform/study
+
+drift-study: $(DEV) ## What drift's alarms are worth, on what `make run` left (docs/drift.md); 20 minutes
+	$(BIN)/python -W ignore -m ml_platform_tests.drift_study
 
 check: check-format check-lint check-types check-imports check-definitions ## What pre-commit runs
 

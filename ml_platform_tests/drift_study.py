@@ -1,6 +1,6 @@
 """What drift's alarms are worth on a finished home, beside Evidently's defaults: the figures of docs/drift.md.
 
-``ML_PLATFORM_HOME=… python -m ml_platform_tests.drift_study`` prints the tables and draws the picture (20 minutes).
+``make drift-study`` prints the tables and draws the picture, of the home that ``make run`` left (20 minutes).
 
 Unlike the calibration, which adds a shift to sums over days, a shift is made here in the rows themselves, and the model
 scores them anew. Histories are the days of the reference, each once, in random order, cut into windows.
