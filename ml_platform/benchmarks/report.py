@@ -61,6 +61,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_in_words() -> str:
+    """The machine within a sentence."""
+    here = machine()
+    return f"{here['processor']} ({here['cores']} cores, {here['gigabytes']} GB, Python {here['python']})"
+
+
 def entry(measured: Measured, *, rows: float, commit: str, note: str = "") -> dict[str, Any]:
     """Everything that was measured of a benchmark, where, when, and what is to be said of it, as JSON has it."""
     benchmark = measured.benchmark

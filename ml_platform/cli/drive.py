@@ -22,6 +22,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ml_platform import defs as declared
@@ -31,9 +32,11 @@ from ml_platform.automation.jobs import daily_job_name
 from ml_platform.automation.landing import landing_sensor_name
 from ml_platform.automation.runs import TRIGGER_TAG, made_here, of_model, range_tags
 from ml_platform.automation.workers import end_abandoned
+from ml_platform.benchmarks.report import machine_in_words
 from ml_platform.cli.console import console
 from ml_platform.cli.execution import cause, hush, quietly
 from ml_platform.core import plots
+from ml_platform.core.story import Made
 from ml_platform.definitions import defs
 from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
@@ -41,7 +44,9 @@ from ml_platform.stores.instance import prepare_dagster_home
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import Landing
 from ml_platform.stores.models import ModelStore
+from ml_platform.stores.source import commit
 from ml_platform.stores.story import tell
+from ml_platform.stores.table_names import predictions_table
 
 PLATFORM = "ml-platform"
 _DRIVEN = "ml_platform/drive"
@@ -210,7 +215,7 @@ def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **as
         asked: as the example's ``planned_deliveries``.
 
     Returns:
-        Runs that failed, each with its cause.
+        Runs that failed, each with its cause, and models whose accounts do not balance.
     """
     settings.take_files_at_once()
     here = prepare_dagster_home(settings.load())
@@ -228,16 +233,23 @@ def drive_replay(source: ModuleType, dataset_name: str, story: Path | None, **as
             progress.update(task, advance=1, description=period)
             if following is None or (begun and news) or (not begun and following >= history):
                 runs += driver.settle()
-    told = tell_story(here, dataset, story, _repeating(asked))
-    minutes = (time.monotonic() - started) / 60
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    console().print(
-        f"{len(batches)} periods, {runs} runs, {len(driver.failures)} of them failed, in {minutes:.0f} minutes with "
-        f"{peak:.1f} GB at most.\nThe story: {told}",
-        highlight=False,
-        soft_wrap=True,
+    made = Made(
+        version=installed_version(PLATFORM),
+        commit=commit(here) or "no known commit",
+        machine=machine_in_words(),
+        minutes=(time.monotonic() - started) / 60,
+        gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+        periods=len(batches),
+        runs=runs,
+        failed=len(driver.failures),
     )
-    return driver.failures
+    told = tell_story(here, dataset, story, _repeating(asked), made)
+    shown = console()
+    shown.print(Markdown(told.text) if shown.is_terminal else told.text, markup=False, highlight=False, soft_wrap=True)
+    shown.print(f"The story, with its pictures: {told.file}", highlight=False, soft_wrap=True)
+    for failure in told.unbalanced:
+        console(stderr=True).print(f"[red]{failure}[/red]", highlight=False, soft_wrap=True)
+    return [*driver.failures, *told.unbalanced]
 
 
 def _repeating(asked: Mapping[str, Any]) -> str:
@@ -246,14 +258,24 @@ def _repeating(asked: Mapping[str, Any]) -> str:
     return " ".join(["ml-platform replay --drive", *(f"{name} {value}" for name, value in options.items() if value)])
 
 
-def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None, command: str) -> Path:
-    """Write the story of every model that has a champion, with its pictures in ``images`` beside it; where it is.
+@dataclass(frozen=True)
+class Told:
+    """Where a story was written, what it says, and a sentence for each model whose accounts do not balance."""
+
+    file: Path
+    text: str
+    unbalanced: Sequence[str]
+
+
+def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None, command: str, made: Made) -> Told:
+    """Write the story of every model that has a champion, with its pictures in ``images`` beside it.
 
     Args:
         here: the home.
         dataset: the data set whose models these are.
         story: the file; None for one among the home's reports.
         command: what repeats it.
+        made: how it came to be.
     """
     file = story or here.reports / "story" / f"{dataset.name}.md"
     (file.parent / "images").mkdir(parents=True, exist_ok=True)
@@ -261,9 +283,10 @@ def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None, co
     watermark = dataset.watermark(Landing(here.landing))
     parts = [
         f"# {dataset.name}: what automation did\n",
-        f"Told by {PLATFORM} {installed_version(PLATFORM)}. Again, in an empty home: `{command} --story FILE.md`. "
-        "Every figure is read from the tables of the home; times are event times.\n",
+        f"{made} Again, in an empty home: `{command} --story FILE.md`. Every figure is read from the tables of the "
+        "home; times are event times.\n",
     ]
+    unbalanced = []
     for spec in dataset.models:
         if watermark is None or models.ledger.champion(spec.name) is None:
             parts.append(f"## {spec.name}\n\nNo version was promoted.\n")
@@ -272,8 +295,14 @@ def tell_story(here: settings.Settings, dataset: Dataset, story: Path | None, co
         picture = f"images/{file.stem}_{spec.name}.png"
         (file.parent / picture).write_bytes(plots.story(told))
         parts.append(told.to_markdown(picture))
-    file.write_text("\n".join(parts))
-    return file
+        if not told.accounts.balanced:
+            unbalanced.append(
+                f"{spec.name}: its accounts do not balance. {told.accounts} Compare `raw` tables and "
+                f"`{predictions_table(spec)}` by `ml-platform sql`."
+            )
+    text = "\n".join(parts)
+    file.write_text(text)
+    return Told(file, text, unbalanced)
 
 
 def _triggers(models: ModelStore, model: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ def replay(
     """Land recorded events as files, as they became known. Delivers what is missing; running it again is cheap.
 
     With --drive the platform's own automation decides after each period, in this process and without waiting; an empty
-    home begins with the history that its data set declares. Exit code 1 if a run failed.
+    home begins with the history that its data set declares. Exit code 1 if a run failed, or a row is not accounted for.
     """
     asked = {
         "every": every.value,

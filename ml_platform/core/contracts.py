@@ -232,7 +232,7 @@ def _judge(
         for partition, frame in landed.items()
     ).with_row_index("_row")
     text = rows.select(*spec.columns)
-    typed = text.select(_typed(name, column).alias(name) for name, column in spec.columns.items())
+    typed = legible(spec, text)
     unreadable = pl.DataFrame([(text[name].is_not_null() & typed[name].is_null()).alias(name) for name in spec.columns])
     if changed := _changed_types(spec, rows, unreadable):
         kept = {partition: frame for partition, frame in landed.items() if partition not in changed}
@@ -276,6 +276,11 @@ def _judge(
         )
         for partition in landed
     }
+
+
+def legible(spec: TableSpec, landed: pl.DataFrame) -> pl.DataFrame:
+    """Cells as they were landed, read as the contract's types: null where one is empty or cannot be read."""
+    return landed.select(_typed(name, column).alias(name) for name, column in spec.columns.items())
 
 
 def _typed(name: str, column: ColumnSpec) -> pl.Expr:

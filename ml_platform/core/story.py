@@ -40,9 +40,11 @@ class Training:
 class Accounts:
     """Whether every row is accounted for, from the first champion's cut-off (its holdout's beginning) to the watermark.
 
-    ``due`` things were to be predicted, ``scored`` of them were by one version at least; ``doubly_scored`` were by one
-    version twice, and ``labelled`` have their outcome by now: what never has one has no label. ``quarantined`` rows of
-    the tables that say what is due broke their contract.
+    What came and was due then is what was scored and what only rows in quarantine speak of, each thing once. ``due``
+    things were to be predicted by the rows that were accepted, ``quarantined`` are known from rows that broke their
+    contract alone; ``scored`` were by one version at least, ``doubly_scored`` by one version twice, and ``labelled``
+    have their outcome by now: what never has one has no label. ``in_quarantine`` are all rows there, of any time, those
+    included that cannot be read.
     """
 
     since: datetime
@@ -52,11 +54,47 @@ class Accounts:
     doubly_scored: int
     labelled: int
     quarantined: int
+    in_quarantine: int
+
+    @property
+    def came(self) -> int:
+        """Things that were due by any row that landed, accepted or not."""
+        return self.due + self.quarantined
 
     @property
     def balanced(self) -> bool:
-        """Whether each thing due was scored, once by each version that did."""
-        return self.due == self.scored and self.doubly_scored == 0
+        """Whether each thing that came was scored, once by each version that did, or is in quarantine."""
+        return self.came == self.scored + self.quarantined and self.doubly_scored == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{'Balanced' if self.balanced else '**Not balanced**'}: of {self.came:,} things due after "
+            f"{self.since:%Y-%m-%d %H:%M} and by {self.until:%Y-%m-%d %H:%M}, {self.scored:,} were scored, "
+            f"{self.doubly_scored:,} of them twice by one version, and {self.quarantined:,} are known from rows in "
+            f"quarantine alone; {self.labelled:,} have their label. {self.in_quarantine:,} rows of the tables that say "
+            "what is due are in quarantine, of all times."
+        )
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a story came to be: code, machine, and what it took, in wall time and memory of the process."""
+
+    version: str
+    commit: str
+    machine: str
+    minutes: float
+    gigabytes: float
+    periods: int
+    runs: int
+    failed: int
+
+    def __str__(self) -> str:
+        return (
+            f"Made by ml-platform {self.version} at {self.commit} on {self.machine}: {self.periods} periods, "
+            f"{self.runs} runs, {self.failed} of them failed, in {self.minutes:.0f} minutes with {self.gigabytes:.1f} "
+            "GB of memory at most."
+        )
 
 
 @dataclass(frozen=True)
@@ -64,8 +102,8 @@ class Story:
     """One model's stretch of time.
 
     ``months`` has a row for each month and habit: ``month``, ``habit``, ``rows`` and a column per metric. By month are
-    ``scored``, rows that were scored, and ``alarms``, days that were drift alarms. ``differences`` are the gain of the
-    champions over each rival, by metric and rival, negative where the rival is better and less is better.
+    ``scored``, rows that were scored, ``alarms``, days that were drift alarms, and ``falls``, days on which the
+    champion's performance had fallen. ``differences`` are the champions' figures less each rival's.
     """
 
     model: str
@@ -75,6 +113,7 @@ class Story:
     months: pl.DataFrame
     scored: Mapping[str, int]
     alarms: Mapping[str, int]
+    falls: Mapping[str, int]
     differences: Mapping[tuple[str, str], Figure]
     accounts: Accounts
 
@@ -95,7 +134,8 @@ class Story:
             f"## {self.model}",
             "",
             f"First champion as of {self.first_champion:%Y-%m-%d}; told until {self.until:%Y-%m-%d %H:%M} UTC. "
-            f"{self.retrainings} retrainings, {promotions} promotions, {alarms} days of drift alarm.",
+            f"{self.retrainings} retrainings, {promotions} promotions, {alarms} days of drift alarm, "
+            f"{sum(self.falls.values())} on which performance had fallen.",
             "",
             f"![{self.model} by month]({picture})",
             "",
@@ -107,13 +147,13 @@ class Story:
             "",
             *_table([_training_row(training) for training in self.trainings]),
             "",
-            self._accounts_in_words(),
+            str(self.accounts),
             "",
         ]
         return "\n".join(lines)
 
     def _month_rows(self) -> list[dict[str, object]]:
-        named = sorted({*self.scored, *self.alarms, *(f"{each.as_of:%Y-%m}" for each in self.trainings)})
+        named = sorted({*self.scored, *self.alarms, *self.falls, *(f"{each.as_of:%Y-%m}" for each in self.trainings)})
         rows = []
         for month in named:
             made = [each for each in self.trainings if f"{each.as_of:%Y-%m}" == month]
@@ -124,7 +164,8 @@ class Story:
                 "trainings": f"{len(made)} ({'; '.join(triggers)})" if made else "0",
                 "promoted": sum(each.promoted for each in made),
                 "refused": sum(not each.promoted for each in made),
-                "alarm days": self.alarms.get(month, 0),
+                "days of drift": self.alarms.get(month, 0),
+                "days fallen": self.falls.get(month, 0),
             }
             for metric in self.metrics:
                 found = dict(self.months.filter(pl.col("month") == month).select("habit", metric).iter_rows())
@@ -132,14 +173,6 @@ class Story:
                 row[f"{metric}: {' / '.join(HABITS)}"] = " / ".join(shown)
             rows.append(row)
         return rows
-
-    def _accounts_in_words(self) -> str:
-        told = self.accounts
-        return (
-            f"Of {told.due:,} things due after {told.since:%Y-%m-%d %H:%M} and by {told.until:%Y-%m-%d %H:%M}, "
-            f"{told.scored:,} were scored, {told.doubly_scored:,} of them twice by one version; {told.labelled:,} have "
-            f"their label. {told.quarantined:,} rows that say what is due are in quarantine."
-        )
 
 
 def _training_row(training: Training) -> dict[str, object]:

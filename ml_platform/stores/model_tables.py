@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from ml_platform.core.content import sort_rows
+from ml_platform.core.contracts import legible
 from ml_platform.core.declared_features import assert_no_outcomes
 from ml_platform.core.digests import digest
 from ml_platform.core.feature_manifest import EVENT_TIME, FeatureManifest, ServiceSpec
@@ -22,7 +23,7 @@ from ml_platform.stores.derivation import FOREVER, Derivation, Frames, Input, da
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.incremental import Outcome, Status, derive
 from ml_platform.stores.lake import Lake
-from ml_platform.stores.table_names import labels_table, predictions_table, training_table
+from ml_platform.stores.table_names import labels_table, predictions_table, quarantine_table, training_table
 from ml_platform.stores.transforms import BoundTransform, bind
 
 LABEL_COLUMNS = ("label", "label_time")
@@ -226,7 +227,22 @@ def predictions_derivation(
 
 def due_rows(lake: Lake, dataset: Dataset, spec: ModelSpec, since: datetime, until: datetime) -> pl.DataFrame:
     """One row for each thing whose prediction was due after ``since`` and before ``until``, by the data that stands."""
-    frames = {f"raw/{name}": lake.read(f"raw/{name}") for name in spec.entities.inputs}
+    return _due(dataset, spec, {name: lake.read(f"raw/{name}") for name in spec.entities.inputs}, since, until)
+
+
+def due_in_quarantine(lake: Lake, dataset: Dataset, spec: ModelSpec, since: datetime, until: datetime) -> pl.DataFrame:
+    """As :func:`due_rows`, of the things that only rows in quarantine speak of, as far as these can be read."""
+    frames = {}
+    for name in spec.entities.inputs:
+        table, stands = dataset.table(name), lake.read(f"raw/{name}")
+        place = quarantine_table(table)
+        broken = [legible(table, lake.read(place)).select(stands.columns)] if lake.exists(place) else []
+        frames[name] = pl.concat([stands, *broken])
+    stands = due_rows(lake, dataset, spec, since, until)
+    return _due(dataset, spec, frames, since, until).drop_nulls(spec.keys).join(stands, on=list(spec.keys), how="anti")
+
+
+def _due(dataset: Dataset, spec: ModelSpec, frames: Frames, since: datetime, until: datetime) -> pl.DataFrame:
     moment = pl.col("prediction_time")
     due = _entities(spec, _run(bind(spec.entities, dataset.folder), frames, since, until))
     return due.filter(moment > since, moment < until)

@@ -7,7 +7,7 @@ import polars as pl
 
 from ml_platform.core.bootstrap import Figure
 from ml_platform.core.model_spec import ModelSpec
-from ml_platform.core.retraining import Evidence, alarms_in_a_row, spaced
+from ml_platform.core.retraining import PERFORMANCE_FELL, Evidence, alarms_in_a_row, judge, spaced
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
 from ml_platform.stores.model_tables import training_times
@@ -109,12 +109,33 @@ def _delivered(
         pl.col("period") == "trailing",
         pl.col("metric") == spec.gate.metric,
         pl.col("period_start") >= as_of,
+        pl.col("period_end") <= watermark,
     )
     reports = seen.sort("period_end").select("period_end", "rows", "value", "low", "high").collect()
     ends = spaced(reports["period_end"], window)
     newest = reports.filter(pl.col("period_end").is_in(ends[-1:]), pl.col("period_end") > watermark - window)
     rows = 0 if newest.is_empty() else int(newest["rows"][0])
     return _figure(newest.select("value", "low", "high")), rows, max(len(ends), 1)
+
+
+def falls(lake: Lake, spec: ModelSpec, until: datetime) -> list[datetime]:
+    """When the performance of the champion of the time had fallen: the end of each day on which that was known.
+
+    Each champion is judged as :func:`gather` and :func:`judge` would have on that day.
+    """
+    ledger, found = Ledger(lake), []
+    for version, since, end in ledger.served(spec.name).select("version", "served_from", "served_until").iter_rows():
+        judged, promised = ledger.judgement_on(spec.name, version), _promised(lake, spec, version)
+        as_of = since if judged is None else judged.decided_at_watermark
+        day = since.replace(hour=0, minute=0, second=0, microsecond=0)
+        while (day := day + timedelta(days=1)) <= min(end or until, until):
+            delivered, rows, looks = _delivered(lake, spec, version, as_of, day)
+            known = Evidence(
+                day, version, as_of, promised=promised, delivered=delivered, delivered_rows=rows, looks=looks
+            )
+            if PERFORMANCE_FELL in judge(spec, known).triggers:
+                found.append(day)
+    return found
 
 
 def _drift_days(lake: Lake, spec: ModelSpec, champion: LedgerEntry) -> int:

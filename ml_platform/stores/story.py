@@ -12,8 +12,9 @@ from ml_platform.stores.declarations import Dataset
 from ml_platform.stores.features import FeatureClient
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import LedgerEntry
-from ml_platform.stores.model_tables import due_rows, training_times
+from ml_platform.stores.model_tables import due_in_quarantine, due_rows, training_times
 from ml_platform.stores.models import ModelStore
+from ml_platform.stores.retraining import falls
 from ml_platform.stores.rivals import automated, first_champion, frozen, labelled_rows, monthly_on_all_past
 from ml_platform.stores.table_names import REPORTED_DAY, drift_table, labels_table, predictions_table, quarantine_table
 
@@ -62,6 +63,9 @@ def tell(
         months=by_month(spec, scores, names),
         scored=_scored_by_month(lake, spec),
         alarms=_alarms_by_month(lake, spec),
+        falls=_counted(
+            pl.Series("day", falls(lake, spec, watermark), dtype=pl.Datetime("us", "UTC")).dt.offset_by("-1d")
+        ),
         differences={
             (name, rival): paired_difference(spec, name, [(ours, theirs)])
             for name in names
@@ -120,5 +124,6 @@ def _accounts(lake: Lake, dataset: Dataset, spec: ModelSpec, first: LedgerEntry,
         scored=due.join(made.unique(spec.keys), on=list(spec.keys), how="semi").height,
         doubly_scored=made.height - made.unique([*spec.keys, "model_version"]).height,
         labelled=due.join(labels, on=list(spec.keys), how="semi").height,
-        quarantined=sum(lake.read(table).height for table in quarantines if lake.exists(table)),
+        quarantined=due_in_quarantine(lake, dataset, spec, since, watermark).height,
+        in_quarantine=sum(lake.read(table).height for table in quarantines if lake.exists(table)),
     )

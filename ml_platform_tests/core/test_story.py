@@ -30,17 +30,20 @@ STORY = Story(
     ),
     scored={"2013-04": 1000, "2013-05": 1200},
     alarms={"2013-05": 3},
+    falls={"2013-05": 7},
     differences={("auc", "frozen"): Figure(value=0.01, low=0.005, high=0.02)},
-    accounts=Accounts(since=APRIL, until=JUNE, due=2200, scored=2200, doubly_scored=0, labelled=2150, quarantined=0),
+    accounts=Accounts(
+        APRIL, JUNE, due=2200, scored=2200, doubly_scored=0, labelled=2150, quarantined=3, in_quarantine=9
+    ),
 )
 
 
 def test_the_months_say_what_was_scored_why_there_were_trainings_and_what_became_of_them() -> None:
     text = STORY.to_markdown("images/late.png")
     rows = [line for line in text.splitlines() if line.startswith("| 2013-0")]
-    assert rows[0].startswith("| 2013-04 | 1,000 | 1 (no champion) | 1 | 0 | 0 | 0.7000 / 0.7100 / 0.7200 |")
-    assert rows[1].startswith("| 2013-05 | 1,200 | 3 (stale; drift persists, stale; ) | 1 | 2 | 3 |")
-    assert "3 retrainings, 2 promotions, 3 days of drift alarm" in text
+    assert rows[0].startswith("| 2013-04 | 1,000 | 1 (no champion) | 1 | 0 | 0 | 0 | 0.7000 / 0.7100 / 0.7200 |")
+    assert rows[1].startswith("| 2013-05 | 1,200 | 3 (stale; drift persists, stale; ) | 1 | 2 | 3 | 7 |")
+    assert "3 retrainings, 2 promotions, 3 days of drift alarm, 7 on which performance had fallen" in text
     assert "auc 0.01 [0.005, 0.02] against frozen" in text
     assert "![late by month](images/late.png)" in text
 
@@ -55,6 +58,9 @@ def test_accounts_balance_only_if_each_thing_due_was_scored_once() -> None:
     assert STORY.accounts.balanced
     assert not replace(STORY.accounts, scored=2199).balanced
     assert not replace(STORY.accounts, doubly_scored=1).balanced
+    assert str(STORY.accounts).startswith("Balanced: of 2,203 things due after 2013-04-01 00:00")
+    assert "3 are known from rows in quarantine alone" in str(STORY.accounts)
+    assert str(replace(STORY.accounts, scored=2199)).startswith("**Not balanced**: of 2,203 things")
 
 
 def test_the_picture_is_a_png_of_both_metrics() -> None:
