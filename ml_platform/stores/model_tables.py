@@ -33,6 +33,10 @@ class BlockedInputError(RuntimeError):
     """Something a training set would read is blocked; the message names every cause."""
 
 
+class SupersededError(RuntimeError):
+    """Another version became champion while one scored; nothing of what it had just scored was written."""
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """What stands in ``<model>/training_set``, and what it was made from.
@@ -174,6 +178,7 @@ def predictions_derivation(
     dataset: Dataset,
     version: int,
     load: Callable[[], FittedModel],
+    serves: Callable[[], bool] = lambda: True,
 ) -> Derivation:
     """Predictions by one version, by the day they are due.
 
@@ -187,6 +192,8 @@ def predictions_derivation(
         dataset: its data set.
         version: the registered version that predicts.
         load: gives that version's model; called only when something is to be scored.
+        serves: whether the version is still to predict, asked when its scores are about to be written; if it is not,
+            computing raises :class:`SupersededError`.
     """
     entities = bind(spec.entities, dataset.folder)
     manifest = features.manifest()
@@ -210,6 +217,8 @@ def predictions_derivation(
         ordered = rows.select(
             *spec.keys, "prediction_time", *answers, "model_version", "feature_service_hash", *service.features
         )
+        if not serves():
+            raise SupersededError(f"{spec.name} version {version} predicts no longer")
         return ordered if standing is None else pl.concat([standing, ordered], how="diagonal_relaxed")
 
     return Derivation(
@@ -263,12 +272,17 @@ def predict(
     model: FittedModel,
     days: Sequence[str],
     watermark: datetime,
+    serves: Callable[[], bool] = lambda: True,
 ) -> Iterator[Outcome]:
-    """Score what is due on these days and not yet scored by this version; one outcome a day."""
+    """Score what is due on these days and not yet scored by this version; one outcome a day.
+
+    Raises:
+        SupersededError: ``serves`` said no before some days were written; those before them stand.
+    """
     ripe = predictable_days(lake, spec, days, model.trained_through)
     reason = f"version {version} learned from labels up to {model.trained_through:%Y-%m-%d %H:%M}"
     yield from (Outcome(day, Status.WAITING, None, reason) for day in days if day not in ripe)
-    derivation = predictions_derivation(lake, features, spec, dataset, version, lambda: model)
+    derivation = predictions_derivation(lake, features, spec, dataset, version, lambda: model, serves)
     yield from derive(lake, derivation, ripe, watermark)
 
 

@@ -1,4 +1,4 @@
-"""What `replay --drive` tells of a quarter that was made before: figures that the tables bear out, and what is missing."""
+"""What `replay --drive` tells of a quarter made before: figures that the tables bear out, and what is missing."""
 
 import os
 import re

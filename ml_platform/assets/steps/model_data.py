@@ -1,8 +1,8 @@
 """Making what feeds a model, and what it says: labels, training set, predictions."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -18,11 +18,20 @@ from ml_platform.resources.platform import Platform
 from ml_platform.resources.run_tags import add_run_tags
 from ml_platform.stores.derivation import Derivation
 from ml_platform.stores.incremental import Outcome, Status, derive
-from ml_platform.stores.model_tables import BlockedInputError, TrainingSet, build_training_set, predict
+from ml_platform.stores.model_tables import (
+    BlockedInputError,
+    SupersededError,
+    TrainingSet,
+    build_training_set,
+    predict,
+)
 from ml_platform.stores.monitoring import drift_reference
 from ml_platform.stores.retraining import gather
 from ml_platform.stores.table_names import predictions_table
 from ml_platform.stores.training_requests import TrainingRequests
+
+if TYPE_CHECKING:
+    from ml_platform.core.training import FittedModel
 
 _KEPT = ("name", "role", "holds", "value", "bound")
 """Of each part of a verdict; its explanation is in the reason or follows from these."""
@@ -54,27 +63,25 @@ def join_training_set(context: dg.AssetExecutionContext, platform: Platform, mod
 
 
 def score_days(context: dg.AssetExecutionContext, platform: Platform, model: ModelIdentity) -> Iterator[Any]:
-    """Score what is due on the asked days by the champion."""
+    """Score what is due on the asked days by the champion.
+
+    If another version becomes champion meanwhile, its predecessor's scores that are not written yet never are: the new
+    one scores these days.
+    """
     spec, key = model.spec, model.key("predictions")
-    champion = platform.models.champion(spec.name)
-    if champion is None:
-        reason = f"{spec.name} has no champion yet: nothing may predict"
-        outcomes = [Outcome(day, Status.WAITING, None, reason) for day in context.partition_keys]
-        yield from report_days(context, key, [DayReport(outcome) for outcome in outcomes])
-        return
-    fitted = platform.models.load(spec.name, champion.version)
-    outcomes = list(
-        predict(
-            platform.lake,
-            platform.features,
-            spec,
-            model.dataset,
-            champion.version,
-            fitted,
-            context.partition_keys,
-            model.known_through(platform),
-        )
-    )
+    while True:
+        champion = platform.models.champion(spec.name)
+        if champion is None:
+            reason = f"{spec.name} has no champion yet: nothing may predict"
+            outcomes = [Outcome(day, Status.WAITING, None, reason) for day in context.partition_keys]
+            yield from report_days(context, key, [DayReport(outcome) for outcome in outcomes])
+            return
+        fitted = platform.models.load(spec.name, champion.version)
+        try:
+            outcomes = list(_scored(platform, model, champion.version, fitted, context.partition_keys))
+            break
+        except SupersededError as superseded:
+            context.log.info("%s: the days are scored by its successor", superseded)
     reports = [DayReport(outcome, {"champion": champion.version, **day_metadata(outcome)}) for outcome in outcomes]
     changed = [n for n, outcome in enumerate(outcomes) if outcome.status is Status.WRITTEN and outcome.state]
     if changed:
@@ -91,6 +98,19 @@ def score_days(context: dg.AssetExecutionContext, platform: Platform, model: Mod
         metadata = {"score_distribution": picture(image, "distribution of scores"), **reports[newest].metadata}
         reports[newest] = DayReport(outcomes[newest], metadata)
     yield from report_days(context, key, reports)
+
+
+def _scored(
+    platform: Platform, model: ModelIdentity, version: int, fitted: "FittedModel", days: Sequence[str]
+) -> Iterator[Outcome]:
+    def serves() -> bool:
+        champion = platform.models.ledger.champion(model.spec.name)
+        return champion is not None and champion.version == version
+
+    known_through = model.known_through(platform)
+    return predict(
+        platform.lake, platform.features, model.spec, model.dataset, version, fitted, days, known_through, serves
+    )
 
 
 def _say_why(context: dg.AssetExecutionContext, model: str, verdict: RetrainVerdict) -> None:
