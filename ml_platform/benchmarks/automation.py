@@ -23,7 +23,7 @@ from ml_platform.settings import Settings, load
 from ml_platform.stores.instance import prepare_dagster_home
 from ml_platform.stores.lake import Lake
 
-ROUNDS, LANDINGS = 7, 20
+ROUNDS, LANDINGS = 7, 40
 
 
 def evaluation() -> float:
@@ -41,18 +41,21 @@ def evaluation() -> float:
 
 
 def latency() -> float:
-    """The 95th percentile of the time from a day's last file to the start of its run, with the daemons of `up`."""
+    """The 95th percentile of the time from a day's last file to the start of its run, with the daemons of `up`.
+
+    Each day lands when the last one's run has ended. The first is not counted: bytecode is compiled then.
+    """
     os.environ["DAGSTER_HOME"] = str(load().dagster_home)
     settings = prepare_dagster_home(load())
     waits = []
     with Servers(settings, servers(settings)) as running, dg.DagsterInstance.get() as instance:
         list(running.wait_until_ready(threading.Event()))
-        for number in range(1, LANDINGS + 1):
+        for number in range(1, LANDINGS + 2):
             list(replay(settings.landing, until=START + timedelta(days=number)))
             landed = time.time()
             waits.append(_started(instance, landed) - landed)
             _finished(settings, instance, number)
-    return statistics.quantiles(waits, n=20)[-1]
+    return statistics.quantiles(waits[1:], n=20)[-1]
 
 
 def _started(instance: dg.DagsterInstance, landed: float) -> float:

@@ -213,7 +213,7 @@ def _automation() -> Sequence[Benchmark]:
     return [
         Benchmark(
             name="landed_to_started",
-            work="a day's files landed to its run started, 95th percentile of 20, with the daemons of `ml-platform up`",
+            work="a day's files landed to its run started, 95th percentile of 40, with the daemons of `ml-platform up`",
             command=_workload("automation", "latency"),
             bounds=[Bound("seconds", at_most=10.0, ratio=False)],
             rounds=1,
