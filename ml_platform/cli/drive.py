@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,7 +29,7 @@ from ml_platform import settings
 from ml_platform.automation import sensor
 from ml_platform.automation.jobs import daily_job_name
 from ml_platform.automation.landing import landing_sensor_name
-from ml_platform.automation.runs import TRIGGER_TAG, made_here, of_model, range_tags
+from ml_platform.automation.runs import TRIGGER_TAG, made_here, of_model, reports_itself
 from ml_platform.automation.workers import end_abandoned
 from ml_platform.benchmarks.report import machine_in_words
 from ml_platform.cli.console import console
@@ -140,21 +139,10 @@ class Driver:
 
     def _run(self, job_name: str | None, request: dg.RunRequest) -> None:
         """Run it in this process: a job's request, or (no name) one of conditions on some assets and days."""
-        # Its own partition would contradict the range of days.
-        tags = {name: value for name, value in request.tags.items() if name != PARTITION_NAME_TAG}
-        tags[_DRIVEN] = "true"
+        tags = {**request.tags, _DRIVEN: "true"}
         if request.run_key:
             tags["dagster/run_key"] = request.run_key
-        selection, days = request.asset_selection, None
-        if request.asset_graph_subset is not None:
-            subset = request.asset_graph_subset
-            selection = sorted(subset.asset_keys)
-            days = sorted({part.partition_key for part in subset.iterate_asset_partitions() if part.partition_key})
-        elif request.partition_key:
-            days = [request.partition_key]
-        if days:
-            tags |= range_tags(days[0], days[-1])
-        if days and job_name is None:
+        if job_name is None and reports_itself(tags):
             job_name = daily_job_name(self.dataset.spec)
         job = (
             self._definitions.resolve_job_def(job_name)
@@ -164,7 +152,7 @@ class Driver:
         started = time.monotonic()
         result = job.execute_in_process(
             instance=self.instance,
-            asset_selection=selection,
+            asset_selection=request.asset_selection,
             tags={**tags, **made_here()},
             run_config={"loggers": {"console": {}}},
             raise_on_error=False,

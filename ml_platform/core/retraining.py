@@ -37,10 +37,10 @@ class Evidence:
     before that. ``new_labels`` became known after it. ``promised`` is the champion's gate metric on the rows it was
     held out on, ``delivered`` over the newest trailing window of labels that was looked at since, from
     ``delivered_rows`` rows; ``looks`` counts the looks, each a whole window after the one before. ``drift_days`` counts
-    the alarms up to the newest report without a day between that was none. ``trainings_today`` are the training sets of
-    the day before the watermark, whatever became of them, ``asked`` is what a person said who asks for training.
-    ``history`` is how far back labels reach before the rows that would be held out, and ``training_rows`` how many of
-    them would train (None: not counted, and not held against training).
+    the alarms up to the newest report without a day between that was none. ``trainings_today`` were begun on data that
+    ended within a day before the watermark, whatever became of them, ``asked`` is what a person said who asks for
+    training. ``history`` is how far back labels reach before the rows that would be held out, and ``training_rows`` how
+    many of them would train (None: not counted, and not held against training).
     """
 
     watermark: datetime

@@ -10,7 +10,6 @@ from ml_platform.core.model_spec import ModelSpec
 from ml_platform.core.retraining import PERFORMANCE_FELL, Evidence, alarms_in_a_row, judge, spaced
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger, LedgerEntry
-from ml_platform.stores.model_tables import training_times
 from ml_platform.stores.table_names import REPORTED_DAY, drift_table, evaluation_table, labels_table, performance_table
 from ml_platform.stores.training_requests import TrainingRequests
 
@@ -23,7 +22,8 @@ def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
     """
     ledger = Ledger(lake)
     last_training = _last_judged(ledger, spec)
-    asked = TrainingRequests(lake).waiting(spec.name)
+    requests = TrainingRequests(lake)
+    asked = requests.waiting(spec.name)
     labels = _labels(lake, spec, last_training, watermark)
     known = Evidence(
         watermark,
@@ -31,7 +31,7 @@ def gather(lake: Lake, spec: ModelSpec, watermark: datetime) -> Evidence:
         new_labels=labels.new,
         training_rows=labels.training,
         history=labels.history,
-        trainings_today=sum(as_of > watermark - timedelta(days=1) for as_of in training_times(lake, spec)),
+        trainings_today=requests.begun(spec.name, since=watermark - timedelta(days=1)),
         asked=None if asked is None else str(asked),
     )
     champion = ledger.champion(spec.name)

@@ -1,7 +1,7 @@
-"""What people ask automation to train, and which run took it up: appended, never changed.
+"""What people ask automation to train, and every training that was begun: appended, never changed.
 
-Belongs here: one request that waits for each model at most, the newest. Whether it is granted is judged with all other
-evidence (:mod:`ml_platform.core.retraining`).
+Belongs here: one request that waits for each model at most, the newest, and how many trainings were begun. Whether one
+is granted is judged with all other evidence (:mod:`ml_platform.core.retraining`).
 """
 
 from collections.abc import Mapping
@@ -20,18 +20,23 @@ SCHEMA: Mapping[str, pl.DataType] = {
     "reason": pl.String(),
     "recorded_at": pl.Datetime("us", "UTC"),
     "taken_by_run": pl.String(),
+    "as_of": pl.Datetime("us", "UTC"),
 }
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A person asks, or (``taken_by_run``) a run takes up what was asked; ``recorded_at`` is wall time (UTC)."""
+    """A person asks, or (``taken_by_run``) a run begins to train and takes up what was asked, if anything was.
+
+    ``as_of`` is the end of the data that the run learns from (None: none does yet); ``recorded_at`` is wall time (UTC).
+    """
 
     model: str
     person: str
     reason: str
     recorded_at: datetime
     taken_by_run: str = ""
+    as_of: datetime | None = None
 
     def __str__(self) -> str:
         return f"{self.person}: {self.reason}"
@@ -55,12 +60,19 @@ class TrainingRequests:
         self._append(asked)
         return asked
 
-    def take(self, model: str, run_id: str) -> TrainingRequest | None:
-        """Mark what waits as taken up by a run; what was asked, or None if nothing waits."""
+    def take(self, model: str, run_id: str, as_of: datetime) -> TrainingRequest | None:
+        """A run begins to train on data up to ``as_of``; what was asked and is taken up, or None if nothing was."""
         waiting = self.waiting(model)
-        if waiting is not None:
-            self._append(TrainingRequest(model, waiting.person, waiting.reason, datetime.now(UTC), run_id))
+        asked = (waiting.person, waiting.reason) if waiting else ("", "")
+        self._append(TrainingRequest(model, *asked, datetime.now(UTC), run_id, as_of))
         return waiting
+
+    def begun(self, model: str, since: datetime) -> int:
+        """Trainings of a model on data that ended after ``since``, whatever became of them; a run counts once."""
+        if not self._lake.exists(TABLE):
+            return 0
+        rows = self._lake.read(TABLE, columns=["model", "taken_by_run", "as_of"])
+        return rows.filter(pl.col("model") == model, pl.col("as_of") > since)["taken_by_run"].n_unique()
 
     def waiting(self, model: str) -> TrainingRequest | None:
         """The request that no run has taken up; None if there is none."""

@@ -313,7 +313,7 @@ def train_and_promote(settings: Settings, number: int) -> None:
     if requests.waiting("m") is None:
         requests.ask("m", "analyst", "new labels")
     tell(dagster_file(settings), str(number), "started")
-    requests.take("m", str(number))
+    requests.take("m", str(number), datetime(2013, 1, 1, tzinfo=UTC))
     pinned = lake.write("raw/x", pl.DataFrame({"round": [number]}), sort_by=["round"]).delta_version
     tell(registry_file(settings), str(number), json.dumps(pinned))
     champion = ledger.champion("m")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ml_platform.assets.steps import model_data
 from ml_platform.automation.jobs import TRAINING_STAGES
-from ml_platform.automation.runs import EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG, of_model
+from ml_platform.automation.runs import EVIDENCE_TAG, REASON_TAG, TRIGGER_TAG, of_model, reports_itself
 from ml_platform.cli.drive import Driver
 from ml_platform.defs.nyc_flights.replay import Awkward
 from ml_platform.stores.planning import plan
@@ -198,11 +198,12 @@ def test_catching_up_after_days_offline_is_one_run_of_the_chain(watched: Home) -
         assert len(trainings(driven)) == 1, "four days of labels are one reason to train"
 
 
-def test_what_a_failed_run_left_of_a_day_is_requested_once_more(watched: Home) -> None:
+@pytest.mark.parametrize("days", [1, 2])
+def test_days_that_a_failed_run_left_are_requested_once_more_in_one_run(watched: Home, days: int) -> None:
     table = watched.settings.home / "lake" / "flight_delay" / "labels"
     away = table.with_name("away")
     with driver(watched) as driven:
-        watched.land(until=SEVENTEEN_DAYS + DAY)
+        watched.land(until=SEVENTEEN_DAYS + days * DAY)
         # The sensor asks twice: what the first run did make is another state of things.
         for _ in range(2):
             (landed,) = driven._landing()
@@ -214,11 +215,16 @@ def test_what_a_failed_run_left_of_a_day_is_requested_once_more(watched: Home) -
             away.rename(table)
         assert list(driven._landing()) == [], "the sensor asks once for one state of things"
 
+        ((requested,), _) = driven._conditions()
+        assert requested.asset_graph_subset is None, "a backfill is under way without anybody seeing it"
         driven.settle()
         assert driven.failures == []
         again = driven.instance.get_run_by_id(driven.run_ids[2])
         assert again is not None
+        assert reports_itself(again.tags), "a day that waits would fail it otherwise"
         assert again.tags["dagster/asset_partition_range_start"] == SEVENTEEN_DAYS.isoformat()
         assert dg.AssetKey(["flight_delay", "labels"]) in (again.asset_selection or ())
-        assert SEVENTEEN_DAYS.isoformat() in watched.lake.partitions("flight_delay/labels")
+        last = (SEVENTEEN_DAYS + (days - 1) * DAY).isoformat()
+        assert again.tags["dagster/asset_partition_range_end"] == last
+        assert last in watched.lake.partitions("flight_delay/labels")
         assert plan(watched.settings, watched.dataset).stale == {}

@@ -11,7 +11,8 @@ from ml_platform.core.promotion import Decision, GateResult
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.retraining import gather
-from ml_platform.stores.table_names import REPORTED_DAY, drift_table, labels_table, performance_table, training_table
+from ml_platform.stores.table_names import REPORTED_DAY, drift_table, labels_table, performance_table
+from ml_platform.stores.training_requests import TrainingRequests
 from ml_platform_tests.core.learning_examples import spec
 
 AS_OF = datetime(2013, 4, 1, tzinfo=UTC)
@@ -77,9 +78,7 @@ def test_what_a_version_did_before_it_was_restored_is_too_long_ago(lake: Lake) -
 def test_a_training_that_its_gates_never_decided_on_holds_no_other_back_but_is_charged_to_the_day(lake: Lake) -> None:
     labels = pl.DataFrame({"label_time": [AS_OF + day * DAY for day in range(1, 10)]})
     lake.append(labels_table(SPEC), labels.with_columns(pl.col("label_time").alias("prediction_time")))
-    made = pl.DataFrame({"label": [1]})
-    facts = {"as_of": (AS_OF + 9.5 * DAY).timestamp()}
-    lake.write(training_table(SPEC), made, sort_by=["label"], inputs_hash="9", facts=facts)
+    TrainingRequests(lake).take(SPEC.name, "failed", AS_OF + 9.5 * DAY)
     failed = gather(lake, SPEC, AS_OF + 10 * DAY)
     assert (failed.last_training, failed.new_labels, failed.trainings_today) == (AS_OF, 9, 1)
 
@@ -89,6 +88,16 @@ def test_a_training_that_its_gates_never_decided_on_holds_no_other_back_but_is_c
     )
     decided = gather(lake, SPEC, AS_OF + 10 * DAY)
     assert (decided.last_training, decided.new_labels, decided.trainings_today) == (AS_OF + 9.5 * DAY, 0, 1)
+
+
+def test_each_attempt_is_charged_to_its_day_though_its_rows_are_those_of_the_last_and_a_retried_step_is_none(
+    lake: Lake,
+) -> None:
+    for run in ("first", "first", "second", "third"):
+        TrainingRequests(lake).take(SPEC.name, run, AS_OF + 9.5 * DAY)
+    TrainingRequests(lake).take("another", "fourth", AS_OF + 9.5 * DAY)
+    assert gather(lake, SPEC, AS_OF + 10 * DAY).trainings_today == 3
+    assert gather(lake, SPEC, AS_OF + 10.5 * DAY).trainings_today == 0
 
 
 def test_alarms_before_the_champion_predicts_are_not_its_own(lake: Lake) -> None:

@@ -56,7 +56,7 @@ def join_training_set(context: dg.AssetExecutionContext, platform: Platform, mod
     except BlockedInputError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     # A training that cannot begin leaves what was asked for waiting.
-    TrainingRequests(platform.lake).take(spec.name, context.run_id)
+    TrainingRequests(platform.lake).take(spec.name, context.run_id, watermark)
     context.log.info("%s rows, %s", built.frame.height, "joined anew" if anew else "inputs unchanged")
     said = {"why": dg.MetadataValue.md(retraining(verdict))}
     yield from report_whole(context, key, built.state.content_hash, said | _training_metadata(built))
