@@ -84,6 +84,7 @@ class Home:
         return {
             "ML_PLATFORM_HOME": str(self.settings.home),
             "DAGSTER_HOME": str(self.settings.dagster_home),
+            "ML_PLATFORM_FEATURE_REPO": str(self.settings.feature_repo),
             # Tests land whole files, and run at once.
             "ML_PLATFORM_LANDING_SETTLE_SECONDS": "0",
         }
