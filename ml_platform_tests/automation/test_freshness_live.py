@@ -11,8 +11,10 @@ from urllib.request import Request, urlopen
 import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.scheduler.instigation import InstigatorTick
 
-from ml_platform.automation import sensor
+from ml_platform.automation import alerts_sensor, sensor
+from ml_platform.core.alerts import Kind
 from ml_platform.settings import Settings
 from ml_platform.stores.alerts import Alerts
 from ml_platform.stores.lake import Lake
@@ -54,32 +56,42 @@ def in_the_ui(settings: Settings) -> dict[str, str]:
     }
 
 
-def test_when_landing_stops_the_ui_says_so_one_alert_is_sent_and_nothing_is_trained(
+def looked_again(instance: dg.DagsterInstance, times: int) -> None:
+    """Wait until the alerts sensor has looked so often from now on."""
+    begun = datetime.now(UTC).timestamp()
+    (alerts,) = (each for each in instance.all_instigator_state() if each.instigator_name == alerts_sensor.SENSOR)
+
+    def looks() -> list[InstigatorTick]:
+        ticks = instance.get_ticks(alerts.instigator_origin_id, alerts.selector_id, after=begun)
+        return [tick for tick in ticks if tick.end_timestamp is not None]
+
+    wait_for("another look at what is late", lambda: len(looks()) >= times)
+
+
+def test_when_landing_stops_predictions_are_late_too_each_cause_is_one_alert_and_nothing_is_trained(
     tmp_path: Path,
 ) -> None:
-    with served(tmp_path) as (settings, _, webhook):
-        deliveries.land(settings.landing, datetime(2024, 2, 22, tzinfo=UTC))
-        lake = Lake.of(settings)
-        wait_for("the taking in of what landed", lambda: len(lake.partitions("features/recent_demand")) == 2)
-        wait_for("an alert", lambda: bool(webhook.received))
+    with served(tmp_path) as (settings, made, webhook), dg.DagsterInstance.get() as instance:
+        deliveries.land(settings.landing, datetime(2024, 3, 3, tzinfo=UTC))
+        wait_for("the first training", lambda: bool(called(instance)) and at_rest(instance, settings, made))
         late = ["raw/installations", "raw/readings", "raw/weather"]
+        fed = ["features/recent_demand", "demand/predictions"]
+        wait_for("late predictions", lambda: in_the_ui(settings)["demand/predictions"] == "DEGRADED")
+        wait_for("an alert of it", lambda: any("is late" in body["text"] for _, body in webhook.received))
         shown = in_the_ui(settings)
-        assert {asset: shown[asset] for asset in late} == dict.fromkeys(late, "DEGRADED")
-        time.sleep(40)
-        ((alert_id, body),) = webhook.received
-        (raised,) = Alerts(lake).raised()
-        assert raised.alert.alert_id == alert_id
-        assert body["text"].startswith("CRITICAL: raw/")
-        assert body["text"].endswith("is late, and 2 more like it")
+        assert {asset: shown[asset] for asset in [*late, *fed]} == dict.fromkeys([*late, *fed], "DEGRADED")
+        looked_again(instance, times=3)
+        told, promoted = sorted(body["text"] for _, body in webhook.received)
+        assert told.startswith("CRITICAL: raw/")
+        assert told.endswith("is late, and 2 more like it"), "what is made from late tables is not told apart"
+        assert promoted == "INFO: demand: version 1 was promoted"
+        (raised,) = (each for each in Alerts(Lake.of(settings)).raised() if each.alert.kind is Kind.FRESHNESS_FAILED)
         assert all(asset in raised.alert.text for asset in late)
         assert raised.state == "stands"
-        with dg.DagsterInstance.get() as instance:
-            keys = [dg.AssetKey(asset.split("/")) for asset in [*late, "features/recent_demand"]]
-            recorded = instance.get_freshness_state_records(keys)
-            assert {state.freshness_state for state in recorded.values()} == {FreshnessState.FAIL}
-            assert len(recorded) == 4, "what is made from late tables is late, and not told apart"
-            assert instance.get_latest_materialization_event(dg.AssetKey(["demand", "training_set"])) is None
-            assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+        recorded = instance.get_freshness_state_records([dg.AssetKey(asset.split("/")) for asset in [*late, *fed]])
+        assert [state.freshness_state for state in recorded.values()] == [FreshnessState.FAIL] * 5
+        assert called(instance) == ["no champion"]
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
 
 
 def test_a_model_that_is_late_by_the_clock_waits_for_labels_and_is_then_trained_once(tmp_path: Path) -> None:
