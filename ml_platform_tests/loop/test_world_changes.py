@@ -6,12 +6,17 @@ From one day on every meter uses three times as much; what the champion of the t
 import shutil
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 
-from ml_platform.core.retraining import DRIFT_PERSISTS, PERFORMANCE_FELL
+from ml_platform.automation.alerts import tick
+from ml_platform.core.alerts import Kind
+from ml_platform.core.retraining import DRIFT_PERSISTS, NEW_LABELS, PERFORMANCE_FELL
+from ml_platform.stores.alerts import Alerts
 from ml_platform.stores.table_names import drift_table, performance_table
-from ml_platform_tests.loop.meters import DAY, Watched, hasty, watched
+from ml_platform_tests.loop.meters import DAY, HOUR, Watched, hasty, watched
+from ml_platform_tests.receivers import Webhook, serving
 
 pytestmark = pytest.mark.slow
 
@@ -59,3 +64,36 @@ def test_a_model_is_trained_on_the_day_on_which_drift_has_persisted_as_declared(
             assert driven.trainings() == []
         driven.land(DAY, energy=3)
         assert driven.trainings() == [DRIFT_PERSISTS]
+
+
+def test_quarantine_performance_and_drift_are_each_told_once_however_long_they_last(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = Webhook()
+    monkeypatch.setenv("ML_PLATFORM_ALERT_WEBHOOK_URL", webhook.url)
+    held_back = hasty(persists=2, performance_drop=LARGE, minimum_new_labels=1_000_000)
+    with watched(home, held_back) as driven, serving(webhook):
+        cursor, repository = None, driven.home.definitions.get_repository_def()
+
+        def told(ticks: int) -> list[str]:
+            nonlocal cursor
+            for _ in range(ticks):
+                context = dg.build_sensor_context(driven.driver.instance, repository_def=repository, cursor=cursor)
+                cursor = tick(context, [driven.home.dataset]).cursor
+            return sorted(body["text"] for _, body in webhook.received)
+
+        first = driven.watermark
+        driven.land(4 * DAY, energy=3, broken=first + 5 * HOUR)
+        assert driven.held_back_by() == {NEW_LABELS}
+        rows = driven.home.lake.read("quarantine/readings").height
+        once = [
+            "CRITICAL: demand version 1 performs worse than when it was judged",
+            "INFO: demand: version 1 was promoted",
+            f"WARNING: {rows} rows of raw/readings {first:%Y-%m-%d} are in quarantine",
+            f"WARNING: Drift persists for demand version 1 since {first:%Y-%m-%d}",
+        ]
+        assert told(3) == once
+        driven.land(DAY, energy=3)
+        assert told(3) == once
+        standing = {raised.alert.kind for raised in Alerts(driven.home.lake).raised() if raised.state == "stands"}
+        assert standing == {Kind.QUARANTINE, Kind.PERFORMANCE_FELL, Kind.DRIFT}
