@@ -99,6 +99,10 @@ class Driver:
                 # Conditions wait for data that is out of date: they are asked once it is taken in.
                 continue
             called_for, cursor = self._conditions()
+            if called_for:
+                # The daemon looks again while these are under way, and only then takes them for requested. Seen first
+                # when they are over, what they left would count as older than the request.
+                _, cursor = self._conditions(cursor)
             for request in called_for:
                 self._run(None, request)
             runs += len(called_for)
@@ -117,10 +121,10 @@ class Driver:
             if not known:
                 yield request
 
-    def _conditions(self) -> tuple[Sequence[dg.RunRequest], str]:
-        """What the conditions request, and where they go on."""
+    def _conditions(self, since: str | None = None) -> tuple[Sequence[dg.RunRequest], str]:
+        """What the conditions request ``since`` an evaluation, the last one that was kept, and where they go on."""
         conditions = self._repository.get_sensor_def(sensor.NAME)
-        before = self.instance.daemon_cursor_storage.get_cursor_values({_DRIVEN}).get(_DRIVEN)
+        before = since or self.instance.daemon_cursor_storage.get_cursor_values({_DRIVEN}).get(_DRIVEN)
         with (
             dg.build_sensor_context(self.instance, repository_def=self._repository, cursor=before) as context,
             warnings.catch_warnings(),

@@ -68,7 +68,7 @@ def test_trainings_of_a_day_stay_within_the_budget(folder: Path) -> None:
 def test_nothing_is_trained_while_a_run_is_under_way(folder: Path) -> None:
     with watched(folder, refused(hasty(minimum_new_labels=100))) as driven:
         driven.land(HOUR)
-        instance, job = driven.driver.instance, driven.home.definitions.resolve_job_def("meters_daily")
+        instance, job = driven.driver.instance, driven.home.definitions.resolve_job_def("demand_training")
         other = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         driven.land(DAY)
         assert driven.held_back_by() == set()
