@@ -212,6 +212,7 @@ def predicted_once(predicting: NewPredictingHome) -> pl.DataFrame:
     return home.rows(predictions_table(PREDICTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrive", ARRIVALS)
 def test_each_row_that_is_due_is_predicted_once_however_events_arrive(
     arrive: Callable[[Home], None], predicting: NewPredictingHome, predicted_once: pl.DataFrame

@@ -14,6 +14,8 @@ from ml_platform.assets.steps import training as steps
 from ml_platform.core.retraining import ENOUGH_HISTORY, NEW_LABELS, NEW_SHARE, NO_CHAMPION, WITHIN_BUDGET
 from ml_platform_tests.loop.meters import DAY, HOUR, hasty, refused, watched
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
