@@ -1,12 +1,10 @@
-"""The population stability index of twenty columns: as drift reports have it, in NumPy, and in DuckDB.
+"""The population stability index of twenty columns: as drift reports have it, and in NumPy.
 
-``python -m ml_platform.benchmarks.drift ours|numpy|duckdb ROWS`` bins as many reference rows by their quantiles and
-counts as many current ones. ``answer`` is every column's index to nine digits.
+``python -m ml_platform.benchmarks.drift ours|numpy ROWS`` bins as many reference rows by their quantiles and counts as
+many current ones. ``answer`` is every column's index to nine digits.
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -39,45 +37,10 @@ def in_numpy(reference: np.ndarray, current: np.ndarray) -> float:
         inner = np.bincount(np.searchsorted(edges, there, side="left"), minlength=len(edges) + 1)
         return np.append(inner, len(values) - len(there))
 
-    return index(counts(current), counts(reference))
-
-
-def index(current: np.ndarray, reference: np.ndarray) -> float:
-    """The stability index of rows per bin."""
-    shares = [(found + SMOOTHING) / (found.sum() + SMOOTHING * len(found)) for found in (current, reference)]
+    shares = [
+        (found + SMOOTHING) / (found.sum() + SMOOTHING * len(found)) for found in (counts(current), counts(reference))
+    ]
     return float(((shares[0] - shares[1]) * np.log(shares[0] / shares[1])).sum())
-
-
-def in_duckdb(reference: pl.DataFrame, current: pl.DataFrame) -> list[float]:
-    """Every column's index, counted by three queries: rows there, edges, and of each side the rows up to each edge."""
-    import duckdb
-
-    names = reference.columns
-
-    def ask(rows: pl.DataFrame, figures: Sequence[str]) -> tuple[Any, ...]:
-        known = ", ".join(f"nullif({name}, 'nan'::DOUBLE) AS {name}" for name in names)
-        (found,) = duckdb.from_arrow(rows.to_arrow()).project(known).aggregate(", ".join(figures)).fetchall()
-        return tuple(found)
-
-    places = [
-        [(number * bin_ // BINS + 0.5) / number for bin_ in range(1, BINS)]
-        for number in ask(reference, [f"count({name})" for name in names])
-    ]
-    quantiles = zip(names, places, strict=True)
-    edges = ask(reference, [f"list_sort(list_distinct(quantile_disc({name}, {at})))" for name, at in quantiles])
-    up_to = [
-        [f"count(*) FILTER ({name} <= {edge!r})" for edge in found] + [f"count({name})", f"count(*) - count({name})"]
-        for name, found in zip(names, edges, strict=True)
-    ]
-    counted = [iter(ask(side, [each for column in up_to for each in column])) for side in (current, reference)]
-    found = []
-    for column in up_to:
-        sides = []
-        for counts in counted:
-            *at_most, missing = [next(counts) for _ in column]
-            sides.append(np.append(np.diff(at_most, prepend=0), missing))
-        found.append(index(*sides))
-    return found
 
 
 def main(side: str, number: int) -> None:
@@ -94,10 +57,7 @@ def main(side: str, number: int) -> None:
     def numpy() -> list[float]:
         return [in_numpy(*both) for both in arrays]
 
-    def duckdb() -> list[float]:
-        return in_duckdb(reference, current)
-
-    found, figures = measured({"ours": ours, "numpy": numpy, "duckdb": duckdb}[side])
+    found, figures = measured({"ours": ours, "numpy": numpy}[side])
     tell({**figures, "answer": " ".join(f"{value:.9f}" for value in found)})
 
 
