@@ -3,8 +3,9 @@
 Belongs here: which moments get a row and what each window's sums are there. What is summed, and what
 the sums mean, belongs to the transform that calls this.
 
-The value of window ``w`` at ``t`` covers events in ``(t - w, t]``. Sums are taken of integers, so the
-result at ``t`` is the same whatever other events were in the same batch.
+The value of window ``w`` at ``t`` covers events in ``(t - w, t]``, to the microsecond: an event counts at the moment
+it became known, and no longer one length after it. Sums are taken of integers, so the result at ``t`` is the same
+whatever other events were in the same batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,15 +116,16 @@ def window_sums(
         .agg(pl.col(*sums).cast(pl.Int64).sum())
         .sort(*keys, at)
         .with_columns(pl.col(*sums).cum_sum().over(keys))
-        .sort(at)
     )
-    result = moments.sort(MOMENT)
+    # As-of joins need order within each key alone; a look is far cheaper than to sort again by what may be text.
+    in_order = moments.select(pl.struct(*keys, MOMENT)).to_series().is_sorted()
+    result = moments if in_order else moments.sort(*keys, MOMENT)
     at_moment = _totals_at(totals, result, keys, at, timedelta(0)).select(sums)
     columns: list[pl.Series] = []
     for window, length in windows.items():
         before = _totals_at(totals, result, keys, at, length).select(sums)
         columns += [(at_moment[name] - before[name]).alias(f"{name}_{window}") for name in sums]
-    return result.with_columns(columns).sort(*keys, MOMENT)
+    return result.with_columns(columns)
 
 
 def mean_of(total: str, count: str) -> pl.Expr:

@@ -153,7 +153,15 @@ def test_the_page_says_all_that_was_kept(tmp_path: Path):
     assert (tmp_path / "images" / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
 
 
-OF_THE_STORES = ["training_set", "training_set_stock", "online_write", "drift"]
+OF_THE_STORES = [
+    "training_set",
+    "training_set_stock",
+    "online_write",
+    "drift",
+    "drift_engines",
+    "windows",
+    "windows_grid",
+]
 EVERY = [each.name for each in suite(quick=True)]
 
 

@@ -62,6 +62,27 @@ def test_every_value_is_the_sum_over_its_half_open_window(
             assert row[f"delay_{name}"] == brute_force(history, row["key"], row[MOMENT], window)
 
 
+def test_an_event_counts_from_its_own_microsecond_to_the_last_one_before_it_is_a_window_old() -> None:
+    tick, hour = timedelta(microseconds=1), WINDOWS["1h"]
+    events = frame([("a", 0, 7)])
+    moments = pl.DataFrame(
+        {"key": "a", MOMENT: [T0 - tick, T0, T0 + tick, T0 + hour - tick, T0 + hour, T0 + hour + tick]},
+        schema_overrides={MOMENT: pl.Datetime("us", "UTC")},
+    )
+    result = window_sums(events, moments, key="key", at="known_at", sums=["delay"], windows={"1h": hour})
+    assert result["delay_1h"].to_list() == [0, 7, 7, 7, 0, 0]
+
+
+def test_moments_may_come_in_any_order_and_keys_may_be_several_columns() -> None:
+    events = frame([("a", 0, 7), ("a", 90, 5), ("b", 30, 3)]).with_columns(pl.lit("x").alias("site"))
+    where = {"key": ["site", "key"], "at": "known_at"}
+    moments = event_moments(events, **where, windows=LENGTHS, start=T0, end=T0 + timedelta(days=2))
+    asked = {**where, "sums": ["delay"], "windows": WINDOWS}
+    result = window_sums(events, moments.reverse(), **asked)
+    assert_frame_equal(result, window_sums(events, moments, **asked))
+    assert result.filter(pl.col(MOMENT) == T0 + timedelta(minutes=90))["delay_1d"].to_list() == [12, 3]
+
+
 @settings(max_examples=60, deadline=None)
 @given(events=events_strategy)
 def test_there_is_a_row_at_each_event_and_each_expiry_and_nowhere_else(
