@@ -90,14 +90,15 @@ def duckdb(table: pa.Table, by: str) -> pa.Table:
 
 
 def duckdb_range(table: pa.Table, by: str) -> pa.Table:
-    """The windows as SQL has them."""
+    """The windows as SQL has them; without ``avg``, which rounds a mean's last bit otherwise."""
     frames = ", ".join(
         f"w{window} AS (PARTITION BY key ORDER BY t RANGE BETWEEN {length - 1} PRECEDING AND CURRENT ROW)"
         for window, length in _lengths().items()
     )
     values = ", ".join(
-        f"count(delay) OVER w{window} AS count_{window}, avg(delay) OVER w{window} AS delay_{window}, "
-        f"avg((delay >= {LATE_MINUTES})::INTEGER) OVER w{window} AS late_{window}"
+        f"count(delay) OVER w{window} AS count_{window}, "
+        f"(sum(delay) OVER w{window})::BIGINT / nullif(count(delay) OVER w{window}, 0) AS delay_{window}, "
+        f"countif(delay >= {LATE_MINUTES}) OVER w{window} / nullif(count(delay) OVER w{window}, 0) AS late_{window}"
         for window in WINDOWS
     )
     return _run(
