@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
 from ml_platform.automation import sensor
@@ -24,31 +23,35 @@ def test_days_that_a_failed_run_left_are_made_by_one_run_and_no_backfill(
     for name, value in meters_home.environment(home, made).items():
         monkeypatch.setenv(name, value)
     settings = meters_home.prepared(home, made)
+    table = home / "lake" / "features" / "recent_demand"
     with meters_home.serving(settings), dg.DagsterInstance.get() as instance:
-        deliveries.land(settings.landing, datetime(2024, 2, 23, tzinfo=UTC))
-        kill_the_first_run(instance)
+        deliveries.land(settings.landing, datetime(2024, 2, 22, tzinfo=UTC))
+        wait_for("coming to rest", lambda: at_rest(instance, settings, made))
+        deliveries.land(settings.landing, datetime(2024, 2, 24, tzinfo=UTC))
+        # The landing sensor asks again as long as a run that failed left another state of things.
+        for number in (1, 2, 3):
+            spoil_a_run(instance, table, number)
         wait_for("coming to rest", lambda: at_rest(instance, settings, made))
         assert instance.get_backfills() == []
-        again, killed = instance.get_runs()
-        assert killed.status is dg.DagsterRunStatus.FAILURE
+        again, *spoiled, _ = instance.get_runs()
+        assert [run.tags["dagster/sensor_name"] for run in spoiled] == ["meters_landing"] * 3
+        assert again.tags["dagster/sensor_name"] == sensor.NAME
         assert again.status is dg.DagsterRunStatus.SUCCESS
-        assert again.tags["dagster/sensor_name"] == sensor.NAME, "the landing sensor asks once for one state of things"
         assert reports_itself(again.tags)
         ranges = {name.rpartition("_")[2]: day for name, day in again.tags.items() if "partition_range" in name}
-        assert ranges == {"start": "2024-02-20", "end": "2024-02-22"}
-        assert len(Lake.of(settings).partitions("features/recent_demand")) == 3
+        assert ranges == {"start": "2024-02-22", "end": "2024-02-23"}
+        assert len(Lake.of(settings).partitions("features/recent_demand")) == 4
 
 
-def kill_the_first_run(instance: dg.DagsterInstance) -> None:
-    """End the process of the first run as soon as it has begun, before anything is made."""
-    begun = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+def spoil_a_run(instance: dg.DagsterInstance, table: Path, number: int) -> None:
+    """Take a table's place away as soon as a run has begun, until so many have failed."""
+    begun, failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]), [dg.DagsterRunStatus.FAILURE]
     end = time.monotonic() + meters_home.PATIENCE_SECONDS
     while not instance.get_runs(begun):
         assert time.monotonic() < end, "no run began"
         time.sleep(0.05)
-    workers = [
-        process for process in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(process.cmdline())
-    ]
-    assert workers
-    for process in workers:
-        process.kill()
+    away = table.rename(table.with_name("away"))
+    table.touch()
+    wait_for("a run that fails", lambda: len(instance.get_runs(dg.RunsFilter(statuses=failed))) == number)
+    table.unlink()
+    away.rename(table)
