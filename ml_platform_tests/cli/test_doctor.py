@@ -1,6 +1,7 @@
 """Every check can fail, says what it found and what to do, and one failure is exit code 1."""
 
 import json
+import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from click.testing import Result
 
 from ml_platform.cli import doctor as module
 from ml_platform.cli.doctor import CHECKS, Finding, Verdict
-from ml_platform.settings import Settings, load
-from ml_platform.stores.instance import prepare_dagster_home
+from ml_platform.settings import DEFAULT_PORTS, Settings, load, port_variable
+from ml_platform.stores.instance import is_free, prepare_dagster_home
 from ml_platform.stores.models import ModelStore
 
 Run = Callable[..., Result]
@@ -25,6 +26,9 @@ def check(name: str, home: Path, **environ: str) -> Finding:
 
 def test_a_sound_home_has_no_failure(run: Run, finished: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", "elsewhere")
+    ports = [port for port in random.sample(range(20_000, 32_000), 50) if is_free("127.0.0.1", port)]
+    for name, port in zip(DEFAULT_PORTS, ports, strict=False):
+        monkeypatch.setenv(port_variable(name), str(port))
     prepare_dagster_home(finished)
     result = run("doctor", "--json")
     found: dict[str, Any] = json.loads(result.stdout)
