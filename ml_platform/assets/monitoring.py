@@ -117,6 +117,7 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
     key = model.key("drift_report")
     columns = [
         Column(REPORTED_DAY, "timestamp", "First instant of the day reported on.", "UTC", nullable=False),
+        Column("model_version", "integer", "Champion of the time: its predictions, its training rows."),
         Column("column_name", "text", "A feature, or `score` for the predictions.", nullable=False),
         Column("psi", "number", "Population stability index over all rows.", nullable=False),
         Column("asked", "text", "What moved most: the value, the value given the other features, the share missing."),
@@ -142,7 +143,8 @@ def drift_report_asset(model: ModelIdentity) -> dg.AssetsDefinition:
             model.asset(
                 "drift_report",
                 "Features and scores of the trailing window against the champion's training rows: effects on all rows, "
-                "weighted by importance, decide by the calibrated limit; Evidently's page shows a fixed-seed sample.",
+                "weighted by importance, decide by the calibrated limit; Evidently's page shows a fixed-seed sample. "
+                "What was reported on a champion's days stays when another follows.",
                 {"delta", "evidently"},
                 [
                     dg.AssetDep(

@@ -134,9 +134,8 @@ class Story:
             f"## {self.model}",
             "",
             f"First champion as of {self.first_champion:%Y-%m-%d}; told until {self.until:%Y-%m-%d %H:%M} UTC. "
-            f"{self.retrainings} retrainings, {promotions} promotions, {alarms} days of drift alarm "
-            f"(by the last champion's reports, which replace its predecessors'), {sum(self.falls.values())} on which "
-            "performance had fallen.",
+            f"{self.retrainings} retrainings, {promotions} promotions, {alarms} days of drift alarm, "
+            f"{sum(self.falls.values())} on which performance had fallen.",
             "",
             f"![{self.model} by month]({picture})",
             "",

@@ -24,6 +24,7 @@ from ml_platform.stores.catalog import WHOLE, PartitionState
 from ml_platform.stores.derivation import Compute, Derivation, Frames, Input, day_bounds, days_between
 from ml_platform.stores.incremental import Outcome, Status, derive
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.models import ModelVersion
 from ml_platform.stores.table_names import (
     REPORTED_DAY,
@@ -101,10 +102,15 @@ def drift_derivation(
     def report(_: datetime, end: datetime) -> DriftReport:
         return compare(spec.drift, known(), drift_current(lake, spec, version, end))
 
+    each_day = _each_day(report, {} if made is None else made)
+
+    def compute(frames: Frames, start: datetime, end: datetime) -> pl.DataFrame:
+        return each_day(frames, start, end).with_columns(pl.lit(version, pl.Int64).alias("model_version"))
+
     return Derivation(
         table=drift_table(spec),
         inputs=[Input(predictions_table(spec), spec.drift.window, loaded=False)],
-        compute=_each_day(report, {} if made is None else made),
+        compute=compute,
         code_version=_calibration_identity(spec, version),
         time_column=REPORTED_DAY,
         sort_by=[REPORTED_DAY, "column_name"],
@@ -128,13 +134,31 @@ def report_drift(
     days: Sequence[str],
     watermark: datetime,
 ) -> Reports[DriftReport]:
-    """Bring the drift of these days up to date; all wait for the calibration of this version, if there is none."""
+    """Bring the drift of these days up to date; those this version is to report on wait until it is calibrated."""
+    kept = kept_drift_reports(lake, spec)
+    outcomes = [Outcome(day, Status.UNCHANGED, kept[day]) for day in days if day in kept]
+    asked = [day for day in days if day not in kept]
+    made: dict[str, DriftReport] = {}
     if calibrated(lake, spec, version) is None:
         reason = f"version {version} is not calibrated under this policy: materialise {calibration_table(spec)}"
-        return Reports([Outcome(day, Status.WAITING, None, reason) for day in days])
-    made: dict[str, DriftReport] = {}
-    derivation = drift_derivation(lake, spec, version, reference, made)
-    return Reports(_outcomes(lake, spec, derivation, days, watermark), made)
+        outcomes += [Outcome(day, Status.WAITING, None, reason) for day in asked]
+    else:
+        derivation = drift_derivation(lake, spec, version, reference, made)
+        outcomes += _outcomes(lake, spec, derivation, asked, watermark)
+    return Reports(sorted(outcomes, key=lambda outcome: outcome.day), made)
+
+
+def kept_drift_reports(lake: Lake, spec: ModelSpec) -> dict[str, PartitionState]:
+    """The reports on days that were over when the champion was decided on: they say what was known of another.
+
+    A new champion, whether it was trained or restored, reports on its own days; the alarms that called for it stay.
+    """
+    champion = Ledger(lake).champion(spec.name)
+    return {
+        day: state
+        for day, state in lake.partitions(drift_table(spec)).items()
+        if champion and not state.blocked and day_bounds(day)[1] <= champion.decided_at_watermark
+    }
 
 
 def calibrated(lake: Lake, spec: ModelSpec, version: int) -> PartitionState | None:

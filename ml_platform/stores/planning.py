@@ -23,7 +23,12 @@ from ml_platform.stores.lake import Lake
 from ml_platform.stores.landing import LandedFile, Landing
 from ml_platform.stores.ledger import Ledger
 from ml_platform.stores.model_tables import predictions_derivation
-from ml_platform.stores.monitoring import drift_derivation, performance_derivation, reportable_days
+from ml_platform.stores.monitoring import (
+    drift_derivation,
+    kept_drift_reports,
+    performance_derivation,
+    reportable_days,
+)
 from ml_platform.stores.table_names import raw_table
 from ml_platform.stores.transforms import bind
 from ml_platform.stores.view_tables import view_derivation
@@ -176,9 +181,10 @@ def _derivations(
         # A version scores what is due after its newest label, which became known before its holdout began.
         first = (judged.decided_at_watermark - spec.windows.holdout).date().isoformat()
         yield predicted, [day for day in days if day >= first], spec
-        reports = (performance_derivation(lake, spec), drift_derivation(lake, spec, champion.version, _unused))
-        for derivation in reports:
-            yield derivation, reportable_days(lake, spec, derivation, days), spec
+        performance = performance_derivation(lake, spec)
+        yield performance, reportable_days(lake, spec, performance, days), spec
+        drift, kept = drift_derivation(lake, spec, champion.version, _unused), kept_drift_reports(lake, spec)
+        yield drift, reportable_days(lake, spec, drift, [day for day in days if day not in kept]), spec
 
 
 def _reached(derivation: Derivation, stale: dict[str, list[str]], candidates: list[str]) -> Iterator[str]:

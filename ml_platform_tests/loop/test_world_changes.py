@@ -41,8 +41,9 @@ def home(champion: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(champion, tmp_path / "home"))
 
 
-def alarming_days(driven: Watched) -> int:
-    reports = driven.home.lake.read(drift_table(driven.spec))
+def alarming_days(driven: Watched, version: int = 1) -> int:
+    """Of a version, by its reports."""
+    reports = driven.home.lake.read(drift_table(driven.spec)).filter(model_version=version)
     return reports.group_by("reported_day").agg(pl.col("alarm").any())["alarm"].sum()
 
 
@@ -64,6 +65,9 @@ def test_a_model_is_trained_on_the_day_on_which_drift_has_persisted_as_declared(
             assert driven.trainings() == []
         driven.land(DAY, energy=3)
         assert driven.trainings() == [DRIFT_PERSISTS]
+        assert driven.home.ledger.champion("demand").version == 2
+        driven.land(DAY, energy=3)
+        assert alarming_days(driven) == driven.spec.drift.alarming_days, "the alarms that called for it stay"
 
 
 def test_quarantine_performance_and_drift_are_each_told_once_however_long_they_last(

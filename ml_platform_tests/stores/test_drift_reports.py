@@ -9,8 +9,9 @@ import pytest
 from ml_platform.core.model_spec import ModelSpec
 from ml_platform.stores.incremental import Status
 from ml_platform.stores.lake import Lake
+from ml_platform.stores.ledger import Ledger, ManualDecision
 from ml_platform.stores.monitoring import DriftReference, Reports, calibrate_drift, calibrated, report_drift
-from ml_platform.stores.table_names import calibration_table, drift_table, predictions_table
+from ml_platform.stores.table_names import REPORTED_DAY, calibration_table, drift_table, predictions_table
 from ml_platform_tests.core.drift_examples import IMPORTANCES, parcels
 from ml_platform_tests.core.learning_examples import spec
 
@@ -92,6 +93,40 @@ def test_a_report_is_the_same_in_whatever_order_its_predictions_were_stored(lake
     lake.block(drift_table(SPEC), dict.fromkeys(DAYS, "to be made again"))
     assert report(lake).made
     assert lake.partitions(drift_table(SPEC))[DAYS[-1]].content_hash == before
+
+
+def champion(lake: Lake, version: int, as_of: datetime) -> None:
+    decision, before = ManualDecision(True, "restored_by_person", "tried"), Ledger(lake).champion(SPEC.name)
+    expected = None if before is None else before.version
+    Ledger(lake).record(
+        SPEC.name, version, decision, expected_current=expected, watermark=as_of, by="anna", run_id=str(version)
+    )
+
+
+def test_another_champion_reports_on_its_own_days_and_leaves_what_was_reported_before(lake: Lake) -> None:
+    champion(lake, 1, datetime(2020, 2, 20, tzinfo=UTC))
+    calibrate_drift(lake, SPEC, 1, REFERENCE)
+    first = report(lake)
+    champion(lake, 2, datetime(2020, 2, 24, 12, tzinfo=UTC))
+    uncalibrated = {outcome.day: outcome.status for outcome in report(lake, version=2).outcomes}
+    assert [day for day, status in uncalibrated.items() if status is Status.UNCHANGED] == DAYS[:4]
+    calibrate_drift(lake, SPEC, 2, REFERENCE)
+    second = report(lake, version=2)
+    assert [outcome.day for outcome in second.outcomes] == DAYS
+    content = [outcome.state and outcome.state.content_hash for outcome in second.outcomes[:4]]
+    assert content == [outcome.state and outcome.state.content_hash for outcome in first.outcomes[:4]]
+    assert sorted(second.made) == DAYS[4:], "the day in which it was decided is the new champion's"
+    by_day = lake.read(drift_table(SPEC)).group_by(REPORTED_DAY).agg(pl.col("model_version").unique())
+    assert by_day.sort(REPORTED_DAY)["model_version"].to_list() == [[1]] * 4 + [[2]] * 3
+
+
+def test_a_day_without_a_report_or_with_one_that_is_blocked_is_the_champions(lake: Lake) -> None:
+    calibrate_drift(lake, SPEC, 1, REFERENCE)
+    report(lake)
+    lake.block(drift_table(SPEC), {DAYS[1]: "its predictions are blocked"})
+    champion(lake, 2, WATERMARK)
+    calibrate_drift(lake, SPEC, 2, REFERENCE)
+    assert list(report(lake, version=2).made) == [DAYS[1]]
 
 
 def test_drift_persists_when_windows_end_to_end_are_alarms() -> None:
