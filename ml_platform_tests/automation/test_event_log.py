@@ -108,6 +108,15 @@ def test_a_follower_in_another_instance_sees_events_while_the_run_goes_on(home: 
             execution.join()
 
 
+def test_who_reads_a_run_wakes_none_of_its_followers(home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run_id = job.execute_in_process(instance=instance).run_id
+        database = home / "history" / "runs" / f"{run_id}.db"
+        written = database.stat().st_mtime_ns
+        assert instance.all_logs(run_id)
+        assert database.stat().st_mtime_ns == written
+
+
 def test_a_killed_process_loses_no_event_that_was_reported(home: Path) -> None:
     died = subprocess.run([sys.executable, "-c", _DIES], env=dict(os.environ), check=False)
     assert died.returncode == -9
