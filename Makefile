@@ -12,7 +12,7 @@ RUN := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/run.stamp)
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-deploy test-slow test-kills bench study drift-study check check-format check-lint check-types check-imports check-definitions \
+.PHONY: help run up test test-deploy test-slow test-long bench study drift-study check check-format check-lint check-types check-imports check-definitions \
 	format lock clean
 
 help: ## Say what can be made
@@ -31,10 +31,10 @@ test-deploy: $(DEV) ## What is shipped to run elsewhere: shared stores on real s
 	$(PYTEST) -m deploy --timeout 1800
 
 test-slow: $(DEV) ## The tests that drive daemons for days of landing, kill processes, or take minutes
-	$(PYTEST) -m "slow and not kills and not deploy" --timeout 1800
+	$(PYTEST) -m "slow and not long and not deploy" --timeout 1800
 
-test-kills: $(DEV) ## A week of landing killed at every write, and at random with real daemons
-	$(BIN)/pytest -m kills --timeout 1800
+test-long: $(DEV) ## A week of landing killed at every write and at random, a fortnight of flights: real daemons, an hour
+	$(BIN)/pytest -m long --timeout 1800
 
 bench: $(DEV) ## Measure the platform beside its references, and write docs/benchmarks.md; hours
 	$(BIN)/ml-platform bench --write docs

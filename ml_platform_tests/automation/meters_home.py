@@ -20,7 +20,7 @@ from ml_platform.automation.jobs import UNFINISHED
 from ml_platform.automation.runs import TRIGGER_TAG
 from ml_platform.serving.servers import Servers, servers
 from ml_platform.settings import DEFAULT_PORTS, Settings, load
-from ml_platform.stores.declarations import load_dataset
+from ml_platform.stores.declarations import Dataset, load_dataset
 from ml_platform.stores.instance import is_free, prepare_dagster_home
 from ml_platform.stores.planning import plan
 
@@ -89,9 +89,14 @@ def serving(settings: Settings) -> Iterator[Servers]:
         yield running
 
 
-def at_rest(instance: dg.DagsterInstance, settings: Settings, made: Path) -> bool:
+def dataset(made: Path) -> Dataset:
+    """What a copy of the project declares."""
+    return load_dataset(made / "energy_demand" / "defs" / "meters")
+
+
+def at_rest(instance: dg.DagsterInstance, settings: Settings, declared: Dataset) -> bool:
     """Whether nothing is out of date or under way, and the conditions were evaluated after the last run ended."""
-    if plan(settings, load_dataset(made / "energy_demand" / "defs" / "meters")).stale:
+    if plan(settings, declared).stale:
         return False
     if instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED]), limit=1):
         return False

@@ -55,6 +55,49 @@ class State:
         return found
 
 
+@contextmanager
+def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of a home, which need not be the environment's."""
+    place = {"DAGSTER_HOME": str(settings.dagster_home)}
+    with patch.dict(os.environ, place), dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def state(settings: Settings, *names: str) -> State:
+    """What a home and these models of it came to by now."""
+    lake, models = Lake.of(settings), ModelStore(settings)
+    # What only grows has no content of its own.
+    tables = [table for table in lake.tables() if not table.startswith("ledger/")]
+    contents = {table: {n: state.content_hash for n, state in lake.partitions(table).items()} for table in tables}
+    columns = ["version", "previous_version", "promoted", "rule", "reason", "decided_at_watermark"]
+    decisions = [
+        (*row, models.describe(name, row[0]).model_hash)
+        for name in names
+        for row in models.ledger.history(name).select(columns).iter_rows()
+    ]
+    with instance_of(settings) as instance:
+        keys = [key for key in instance.all_asset_keys() if key.path[0] != "ledger"]
+        told = {key.to_user_string(): _told(instance, key) for key in keys}
+    return State(contents, decisions, told)
+
+
+def _told(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    newest = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
+    return {day: tags[DATA_VERSION_TAG] for day, tags in newest.items()}
+
+
+def trainings(settings: Settings, name: str) -> list[tuple[Any, ...]]:
+    """Each version with what called for it, at which watermark, on which rows, and the bytes it became."""
+    models = ModelStore(settings)
+    made = [models.describe(name, version) for version in models.versions(name)]
+    return [
+        (each.version, why.as_of, why.trigger, why.evidence, why.training_set_hash, each.model_hash)
+        for each in made
+        for why in [each.provenance]
+    ]
+
+
 @dataclass(frozen=True)
 class Meters:
     """A project of the meters, and a home of it."""
@@ -68,41 +111,20 @@ class Meters:
             {"ML_PLATFORM_HOME": str(self.home), "ML_PLATFORM_FEATURE_REPO": str(self.project / "feature_repo")}
         )
 
-    @contextmanager
-    def _instance(self) -> Iterator[dg.DagsterInstance]:
-        place = {"DAGSTER_HOME": str(self.settings.dagster_home)}
-        with patch.dict(os.environ, place), dg.DagsterInstance.get() as instance:
-            yield instance
-
     def state(self) -> State:
         """What it came to by now."""
-        lake, models = Lake.of(self.settings), ModelStore(self.settings)
-        # What only grows has no content of its own.
-        tables = [table for table in lake.tables() if not table.startswith("ledger/")]
-        contents = {table: {n: state.content_hash for n, state in lake.partitions(table).items()} for table in tables}
-        hashes = {version: models.describe("demand", version).model_hash for version in models.versions("demand")}
-        columns = ["version", "previous_version", "promoted", "rule", "reason", "decided_at_watermark"]
-        decided = models.ledger.history("demand").select(columns)
-        with self._instance() as instance:
-            keys = [key for key in instance.all_asset_keys() if key.path[0] != "ledger"]
-            told = {key.to_user_string(): self._told(instance, key) for key in keys}
-        return State(contents, [(*row, hashes[row[0]]) for row in decided.iter_rows()], told)
-
-    def _told(self, instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        newest = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
-        return {day: tags[DATA_VERSION_TAG] for day, tags in newest.items()}
+        return state(self.settings, "demand")
 
     def under_way(self) -> list[str]:
         """Runs that Dagster takes to be unfinished."""
-        with self._instance() as instance:
+        with instance_of(self.settings) as instance:
             runs = instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
         return [f"{run.job_name} {run.run_id} {run.status.value}" for run in runs]
 
     def check(self) -> State:
         """What holds of any home at rest; what it came to."""
         assert self.under_way() == []
-        models, state = ModelStore(self.settings), self.state()
+        models, found = ModelStore(self.settings), self.state()
         champion = models.ledger.champion("demand")
         assert champion is not None
         alias = models._client.get_model_version_by_alias("demand", CHAMPION)
@@ -111,9 +133,9 @@ class Meters:
         keys = ["site", "meter", "hour_at", "model_version"]
         assert predictions.height > 0
         assert predictions.select(pl.struct(keys).is_duplicated().any()).item() is False, "each row once per version"
-        days = {table: days for table, days in state.contents.items() if "all" not in days}
-        assert {table: state.told[table] for table in days} == days, "Dagster knows of every day"
-        return state
+        days = {table: days for table, days in found.contents.items() if "all" not in days}
+        assert {table: found.told[table] for table in days} == days, "Dagster knows of every day"
+        return found
 
     def deliver(self, until: str) -> None:
         """As an upstream: files that are new appear whole, others stay untouched."""

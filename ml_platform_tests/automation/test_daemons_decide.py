@@ -6,17 +6,15 @@ What they decide is what `replay --drive` decides, which waits for no daemon.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import dagster as dg
 import pytest
 
 from ml_platform.stores.lake import Lake
 from ml_platform.stores.ledger import Ledger
-from ml_platform.stores.models import ModelStore
 from ml_platform_tests.automation import meters_home
 from ml_platform_tests.automation.meters_home import STALE_SOON, at_rest, called, deliveries, wait_for
-from ml_platform_tests.automation.nursery import Meters, Nursery
+from ml_platform_tests.automation.nursery import Meters, Nursery, trainings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -42,22 +40,12 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Lived:
         for name, value in meters_home.environment(meters.home, meters.project).items():
             patch.setenv(name, value)
         settings = meters_home.prepared(meters.home, meters.project)
+        declared = meters_home.dataset(meters.project)
         with meters_home.serving(settings), dg.DagsterInstance.get() as instance:
             for day in FORTNIGHT:
                 meters.deliver(day)
-                wait_for(f"coming to rest after {day}", lambda: at_rest(instance, settings, meters.project))
+                wait_for(f"coming to rest after {day}", lambda: at_rest(instance, settings, declared))
             return Lived(meters, {run.status for run in instance.get_runs()}, called(instance))
-
-
-def trainings(meters: Meters) -> list[tuple[Any, ...]]:
-    """Each version with what called for it, at which watermark, on which rows, and the bytes it became."""
-    models = ModelStore(meters.settings)
-    made = [models.describe("demand", version) for version in models.versions("demand")]
-    return [
-        (each.version, why.as_of, why.trigger, why.evidence, why.training_set_hash, each.model_hash)
-        for each in made
-        for why in [each.provenance]
-    ]
 
 
 def test_files_land_and_the_champion_changes_with_nobody_asking(live: Lived) -> None:
@@ -77,5 +65,5 @@ def test_daemons_decide_what_a_driver_decides(
     driven = Meters(meters_home.project(folder / "project", STALE_SOON), folder / "home")
     driven.home.mkdir()
     assert nursery.live(driven, FORTNIGHT, folder / "seen") == 0
-    assert trainings(live.meters) == trainings(driven)
+    assert trainings(live.meters.settings, "demand") == trainings(driven.settings, "demand")
     assert nursery.look(live.meters).difference(nursery.look(driven)) == {}

@@ -19,7 +19,7 @@ from ml_platform.settings import Settings
 from ml_platform.stores.alerts import Alerts
 from ml_platform.stores.lake import Lake
 from ml_platform_tests.automation import meters_home
-from ml_platform_tests.automation.meters_home import STALE_SOON, at_rest, called, deliveries, wait_for
+from ml_platform_tests.automation.meters_home import STALE_SOON, at_rest, called, dataset, deliveries, wait_for
 from ml_platform_tests.receivers import Webhook, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -73,7 +73,7 @@ def test_when_landing_stops_predictions_are_late_too_each_cause_is_one_alert_and
 ) -> None:
     with served(tmp_path) as (settings, made, webhook), dg.DagsterInstance.get() as instance:
         deliveries.land(settings.landing, datetime(2024, 3, 3, tzinfo=UTC))
-        wait_for("the first training", lambda: bool(called(instance)) and at_rest(instance, settings, made))
+        wait_for("the first training", lambda: bool(called(instance)) and at_rest(instance, settings, dataset(made)))
         late = ["raw/installations", "raw/readings", "raw/weather"]
         fed = ["features/recent_demand", "demand/predictions"]
         wait_for("late predictions", lambda: in_the_ui(settings)["demand/predictions"] == "DEGRADED")
@@ -97,12 +97,12 @@ def test_when_landing_stops_predictions_are_late_too_each_cause_is_one_alert_and
 def test_a_model_that_is_late_by_the_clock_waits_for_labels_and_is_then_trained_once(tmp_path: Path) -> None:
     with served(tmp_path, STALE_SOON) as (settings, made, _), dg.DagsterInstance.get() as instance:
         deliveries.land(settings.landing, datetime(2024, 3, 3, tzinfo=UTC))
-        wait_for("the first training", lambda: bool(called(instance)) and at_rest(instance, settings, made))
+        wait_for("the first training", lambda: bool(called(instance)) and at_rest(instance, settings, dataset(made)))
         wait_for("a late model", lambda: in_the_ui(settings)["demand/champion"] == "DEGRADED")
         time.sleep(3 * sensor.INTERVAL_SECONDS)
         assert called(instance) == ["no champion"], "the clock went on, event time did not"
         deliveries.land(settings.landing, datetime(2024, 3, 7, tzinfo=UTC))
-        wait_for("a retraining", lambda: len(called(instance)) > 1 and at_rest(instance, settings, made))
+        wait_for("a retraining", lambda: len(called(instance)) > 1 and at_rest(instance, settings, dataset(made)))
         time.sleep(3 * sensor.INTERVAL_SECONDS)
         first, second = called(instance)
         assert first == "no champion"

@@ -15,7 +15,7 @@ from ml_platform.settings import Settings
 from ml_platform_tests.automation import meters_home
 from ml_platform_tests.automation.nursery import WEEK, Nursery
 
-pytestmark = [pytest.mark.slow, pytest.mark.kills, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 NOTHING_ELSE = (
     ("performance_drop: 100}", "performance_drop: 100000}"),

@@ -7,7 +7,7 @@ import pytest
 from ml_platform_tests.automation import meters_home
 from ml_platform_tests.automation.nursery import WEEK, Nursery, State, Week
 
-pytestmark = [pytest.mark.slow, pytest.mark.kills, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 RETRAIN = "retrain: {cooldown: 2d, stale_after: 7d, "
 EVERY_DAY = "retrain: {minimum_new_labels: 1, minimum_new_share: 0.0, cooldown: 1d, stale_after: 1d, "

@@ -11,7 +11,7 @@ from ml_platform.automation import sensor
 from ml_platform.automation.runs import reports_itself
 from ml_platform.stores.lake import Lake
 from ml_platform_tests.automation import meters_home
-from ml_platform_tests.automation.meters_home import at_rest, deliveries, wait_for
+from ml_platform_tests.automation.meters_home import at_rest, dataset, deliveries, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,12 +26,12 @@ def test_days_that_a_failed_run_left_are_made_by_one_run_and_no_backfill(
     table = home / "lake" / "features" / "recent_demand"
     with meters_home.serving(settings), dg.DagsterInstance.get() as instance:
         deliveries.land(settings.landing, datetime(2024, 2, 22, tzinfo=UTC))
-        wait_for("coming to rest", lambda: at_rest(instance, settings, made))
+        wait_for("coming to rest", lambda: at_rest(instance, settings, dataset(made)))
         deliveries.land(settings.landing, datetime(2024, 2, 24, tzinfo=UTC))
         # The landing sensor asks again as long as a run that failed left another state of things.
         for number in (1, 2, 3):
             spoil_a_run(instance, table, number)
-        wait_for("coming to rest", lambda: at_rest(instance, settings, made))
+        wait_for("coming to rest", lambda: at_rest(instance, settings, dataset(made)))
         assert instance.get_backfills() == []
         again, *spoiled, _ = instance.get_runs()
         assert [run.tags["dagster/sensor_name"] for run in spoiled] == ["meters_landing"] * 3
