@@ -114,9 +114,9 @@ def on_leftovers(dataset: Dataset, table: str) -> dg.AutomationCondition[Any]:
     """Days that the daily chain left out of date are requested once more.
 
     The landing sensor requests what is out of date once, and again as long as a run that failed left another state of
-    things than it found. Nobody would come back to what the last of them left. A day is requested again when it is found to be left behind, and then not before it has
-    been up to date: what fails for a reason is not tried for ever. Days whose inputs are blocked are not out of date:
-    they wait, and hold back nothing else.
+    things than it found. Nobody would come back to what the last of them left. A day is requested again when it is
+    found to be left behind, and then not before it has been up to date: what fails for a reason is not tried for ever.
+    Days whose inputs are blocked are not out of date: they wait, and hold back nothing else.
     """
     left = Told(
         "out of date, and the run that should have changed that is over",
