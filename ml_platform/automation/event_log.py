@@ -34,6 +34,7 @@ class SqliteEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[tuple[int, str], Engine] = OrderedDict()
+        self._tables: set[str] = set()
         super().__init__(base_dir, inst_data)
 
     @contextmanager
@@ -45,6 +46,12 @@ class SqliteEventLog(SqliteEventLogStorage):
             if shard != INDEX_SHARD_NAME and _changes(connection) > before:
                 # Who follows a run from another process watches this file, not the log of what is to be written to it.
                 os.utime(self.path_for_shard(shard))
+
+    def has_table(self, table_name: str) -> bool:
+        """Whether the index has a table: asked at every event of an asset, and once told, never otherwise."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
 
     def wipe(self) -> None:
         """Delete all events, and the databases of the runs."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
-from ml_platform.core.content import content_hash, sort_rows
+from ml_platform.core.content import ordered_hash, sort_rows
 from ml_platform.settings import Settings
 from ml_platform.stores.catalog import CATALOG, WHOLE, PartitionState, catalog_of
 from ml_platform.stores.delta_log import open_table
@@ -209,7 +209,7 @@ class Lake:
             The new state of each day.
         """
         ordered = {day: sort_rows(frame, sort_by) for day, frame in frames.items()}
-        hashes = {day: content_hash(frame, sort_by) for day, frame in ordered.items()}
+        hashes = {day: ordered_hash(frame) for day, frame in ordered.items()}
         version, files, before = self._look(table)
         changed = [day for day in ordered if day not in before or before[day].content_hash != hashes[day]]
         if changed:
@@ -234,7 +234,7 @@ class Lake:
     ) -> PartitionState:
         """Replace a table that has no partitions, if its content changed."""
         ordered = sort_rows(frame, sort_by)
-        hashes = {WHOLE: content_hash(ordered, sort_by)}
+        hashes = {WHOLE: ordered_hash(ordered)}
         version, files, before = self._look(table)
         if WHOLE not in before or before[WHOLE].content_hash != hashes[WHOLE]:
             version, files = self._commit(table, ordered, partitioned=False, predicate=None)

@@ -80,6 +80,23 @@ def test_databases_stay_open_but_not_one_for_every_run_ever(home: Path) -> None:
     assert _open_databases(home) == []
 
 
+def test_tables_are_looked_for_once_not_at_each_event(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    look = SqliteEventLogStorage.has_table
+
+    def counted(storage: SqliteEventLogStorage, name: str) -> bool:
+        looked.append(name)
+        return look(storage, name)
+
+    monkeypatch.setattr(SqliteEventLogStorage, "has_table", counted)
+    with dg.DagsterInstance.get() as instance:
+        for _ in range(3):
+            dg.materialize([thing], instance=instance)
+        assert not instance.event_log_storage.has_table("no_such_table")
+    assert "asset_event_tags" in looked
+    assert len(looked) == len(set(looked))
+
+
 def test_a_follower_in_another_instance_sees_events_while_the_run_goes_on(home: Path) -> None:
     run_ends, seen = threading.Event(), threading.Event()
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import polars as pl
 
 from ml_platform.assets.events import DayReport, report_days, report_whole
 from ml_platform.assets.metadata import day_metadata, picture, sample_rows
@@ -16,7 +15,7 @@ from ml_platform.core import plots
 from ml_platform.core.retraining import RetrainVerdict, judge
 from ml_platform.resources.platform import Platform
 from ml_platform.resources.run_tags import add_run_tags
-from ml_platform.stores.derivation import Derivation
+from ml_platform.stores.derivation import Derivation, day_bounds
 from ml_platform.stores.incremental import Outcome, Status, derive
 from ml_platform.stores.model_tables import (
     BlockedInputError,
@@ -25,9 +24,8 @@ from ml_platform.stores.model_tables import (
     build_training_set,
     predict,
 )
-from ml_platform.stores.monitoring import drift_reference
+from ml_platform.stores.monitoring import drift_current, drift_reference
 from ml_platform.stores.retraining import gather
-from ml_platform.stores.table_names import predictions_table
 from ml_platform.stores.training_requests import TrainingRequests
 
 if TYPE_CHECKING:
@@ -85,16 +83,14 @@ def score_days(context: dg.AssetExecutionContext, platform: Platform, model: Mod
     reports = [DayReport(outcome, {"champion": champion.version, **day_metadata(outcome)}) for outcome in outcomes]
     changed = [n for n, outcome in enumerate(outcomes) if outcome.status is Status.WRITTEN and outcome.state]
     if changed:
-        training = drift_reference(platform.lake, spec, champion, fitted).rows["score"]
-        scores = platform.lake.read(predictions_table(spec), columns=["score", "model_version"])
-        own = scores.filter(pl.col("model_version") == champion.version)["score"]
+        newest = changed[-1]
+        day = outcomes[newest].day
         image = plots.score_distribution(
-            training,
-            own,
-            title=f"{spec.name} version {champion.version}: scores",
+            drift_reference(platform.lake, spec, champion, fitted).rows["score"],
+            drift_current(platform.lake, spec, champion.version, day_bounds(day)[1])["score"],
+            title=f"{spec.name} version {champion.version}: scores in the drift window up to {day}",
             unit=f"score ({spec.label_unit})",
         )
-        newest = changed[-1]
         metadata = {"score_distribution": picture(image, "distribution of scores"), **reports[newest].metadata}
         reports[newest] = DayReport(outcomes[newest], metadata)
     yield from report_days(context, key, reports)
