@@ -11,11 +11,12 @@ its disk is not waited for at each of them; the index over all runs, by which se
 import os
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import AssetKeyTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._core.storage.sql import create_engine
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
@@ -34,7 +35,7 @@ class SqliteEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[tuple[int, str], Engine] = OrderedDict()
-        self._tables: set[str] = set()
+        self._found: set[tuple[str, str]] = set()
         super().__init__(base_dir, inst_data)
 
     @contextmanager
@@ -48,10 +49,18 @@ class SqliteEventLog(SqliteEventLogStorage):
                 os.utime(self.path_for_shard(shard))
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the index has a table: asked at every event of an asset, and once told, never otherwise."""
-        if table_name not in self._tables and super().has_table(table_name):
-            self._tables.add(table_name)
-        return table_name in self._tables
+        """Whether the index has a table. Asked at every event of an asset: one that was found is not looked for again."""
+        look = super().has_table
+        return self._has((table_name, ""), lambda: look(table_name))
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        look = super()._has_asset_key_col_on_connection
+        return self._has((AssetKeyTable.name, column_name), lambda: look(conn, column_name))
+
+    def _has(self, thing: tuple[str, str], look: Callable[[], bool]) -> bool:
+        if thing not in self._found and look():
+            self._found.add(thing)
+        return thing in self._found
 
     def wipe(self) -> None:
         """Delete all events, and the databases of the runs."""

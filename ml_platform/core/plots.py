@@ -276,10 +276,11 @@ def quality_over_time(days: pl.DataFrame, *, title: str) -> bytes:
             axes.set(ylabel=label)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
             _event_time(axes)
+            axes.label_outer()
 
         return draw
 
-    margins = {**_MARGINS, "right": 0.78, "hspace": 0.4}
+    margins = {**_MARGINS, "right": 0.78, "hspace": 0.12}
     return _png(title, draw_lines(counts, "rows"), draw_lines(shares, "share"), stacked=True, margins=margins)
 
 

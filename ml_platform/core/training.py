@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -51,10 +51,8 @@ class FittedModel:
 
     @cached_property
     def booster(self) -> "lgb.Booster":
-        """LightGBM's own object, parsed once."""
-        import lightgbm as lgb
-
-        return lgb.Booster(model_str=self.model_text)
+        """LightGBM's own object."""
+        return _parsed(self.model_text)
 
     @cached_property
     def importances(self) -> dict[str, float]:
@@ -98,6 +96,14 @@ class FittedModel:
             trained_through=datetime.fromisoformat(declaration["trained_through"]),
             seed=declaration["seed"],
         )
+
+
+@lru_cache(maxsize=4)
+def _parsed(model_text: str) -> "lgb.Booster":
+    """A model that is loaded again, as a champion is every day, is not parsed again."""
+    import lightgbm as lgb
+
+    return lgb.Booster(model_str=model_text)
 
 
 def learn_categories(train: pl.DataFrame, features: Sequence[str]) -> Categories:
