@@ -49,7 +49,7 @@ class SqliteEventLog(SqliteEventLogStorage):
                 os.utime(self.path_for_shard(shard))
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the index has a table. Asked at every event of an asset: one that was found is not looked for again."""
+        """Whether the index has a table; one that was found is not looked for again at each event."""
         look = super().has_table
         return self._has((table_name, ""), lambda: look(table_name))
 
